@@ -1,0 +1,142 @@
+"""The Store protocol: where the network config and the leases live.
+
+A store is a tiny versioned map under one prefix: one config document and one entry per lease.
+Both implementations (etcd and the file store) promise the same things:
+
+* `create` and `renew` are transactions: they never overwrite another node's claim.
+* `watch` begins with a `Listed`, then yields single events; after any gap it yields a `Listed`
+  again, so a consumer that diffs whole values never misses a change.
+* An entry that cannot be read costs only itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Protocol
+
+from tunneld.errors import TunneldError
+
+
+class StoreUnavailableError(TunneldError):
+    """The store does not answer now; the caller keeps what it has and tries again."""
+
+
+class NoNetworkConfigError(TunneldError):
+    """The store answers and holds no network config yet; the caller waits for one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One key below `<prefix>/subnets/`.
+
+    Attributes:
+        key: the last component of the key, for example `100.96.1.0-24`.
+        value: the raw bytes as stored.
+        create_revision: order in which keys came to be; breaks ties between two keys of one subnet.
+        mod_revision: changes with each write of the key; `renew` and `remove` compare it.
+        expires_in: seconds until the entry vanishes; None: a permanent reservation.
+    """
+
+    key: str
+    value: bytes
+    create_revision: int
+    mod_revision: int
+    expires_in: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """The whole content at one moment: the first event of a watch and the one after each gap."""
+
+    entries: tuple[Entry, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Put:
+    """One entry was created or changed."""
+
+    entry: Entry
+
+
+@dataclass(frozen=True, slots=True)
+class Deleted:
+    """One entry was removed or has expired."""
+
+    key: str
+
+
+StoreEvent = Listed | Put | Deleted
+
+
+@dataclass(frozen=True, slots=True)
+class StoreHealth:
+    """What `status` shows of the store.
+
+    Attributes:
+        state: "connecting", "connected" or "disconnected".
+        last_sync: `time.monotonic()` of the last successful listing or event, None before the first.
+        detail: the last error in words, or an empty string.
+    """
+
+    state: str
+    last_sync: float | None
+    detail: str = ""
+
+
+class Store(Protocol):
+    """What the daemon, `allocate` and the lab need of a store."""
+
+    @property
+    def url(self) -> str:
+        """The store as a user would name it, without secrets."""
+        ...
+
+    def health(self) -> StoreHealth:
+        """State as of now; never blocks."""
+        ...
+
+    async def get_config(self) -> bytes:
+        """Return the network config document.
+
+        Raises:
+            NoNetworkConfigError: there is none.
+            StoreUnavailableError: the store does not answer.
+        """
+        ...
+
+    async def list_entries(self) -> tuple[Entry, ...]:
+        """Return all entries, ordered by key.
+
+        Raises:
+            StoreUnavailableError: the store does not answer.
+        """
+        ...
+
+    def watch(self) -> AsyncIterator[StoreEvent]:
+        """Yield `Listed` first, then every change; recovers from outages by itself."""
+        ...
+
+    async def create(self, key: str, value: bytes, ttl: float) -> Entry | None:
+        """Put `key` if it does not exist (flannel: Txn version(key)==0), living `ttl` seconds.
+
+        Returns:
+            The new entry, or None when the key exists already (the race is lost).
+        """
+        ...
+
+    async def renew(self, entry: Entry, value: bytes, ttl: float) -> Entry | None:
+        """Put `entry.key` again for `ttl` seconds if its mod revision is still `entry.mod_revision`.
+
+        Returns:
+            The renewed entry, or None when somebody else changed or removed the key.
+        """
+        ...
+
+    async def remove(self, entry: Entry) -> bool:
+        """Delete the key if its mod revision is still `entry.mod_revision`; False when it is not."""
+        ...
+
+    async def close(self) -> None:
+        """Release watchers, threads and connections; idempotent."""
+        ...
