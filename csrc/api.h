@@ -15,8 +15,8 @@ enum {
 	TNL_UDP_SEGMENT = 1, /* sends may carry UDP_SEGMENT */
 	TNL_UDP_GRO = 2,     /* UDP_GRO is set on the socket */
 	TNL_VNET_HDR = 4,    /* the TUN was opened with IFF_VNET_HDR */
-	TNL_TSO = 8,         /* TUN_F_TSO4 is set, and coalesced TCP may be written */
-	TNL_USO = 16         /* TUN_F_USO4 is set, and coalesced UDP may be written */
+	TNL_TSO = 8,	     /* TUN_F_TSO4 is set, and coalesced TCP may be written */
+	TNL_USO = 16	     /* TUN_F_USO4 is set, and coalesced UDP may be written */
 };
 
 /* --source-check: design.md, Admission. */

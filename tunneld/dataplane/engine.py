@@ -1,0 +1,253 @@
+"""The C core behind the Dataplane protocol; the only importer of the C module.
+
+The C side never sees a Python object: it gets borrowed file descriptors, a whole route table as
+one array, and memory for its counters. A thread inside `tnl_run` holds no GIL.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import struct
+import threading
+from typing import TYPE_CHECKING, Any
+
+from tunneld._dataplane import ffi, lib
+from tunneld.dataplane import DataplaneCounters, PeerCounters, Route, RouteSnapshot
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from ipaddress import IPv4Address, IPv4Network
+
+# Packets per system call of each rung (api.h, struct tnl_options).
+RUNGS = {"syscall": 1, "mmsg": 64}
+
+_ROUTE = struct.Struct("=IIHBB")
+_OUTBOUND, _INBOUND = int(lib.TNL_OUTBOUND), int(lib.TNL_INBOUND)
+_BOTH = _OUTBOUND | _INBOUND
+
+
+def _names(direction: int) -> tuple[str, ...]:
+    """Return the counter names of one direction, in the order of their words."""
+    count = lib.tnl_counter_count(direction)
+    return tuple(ffi.string(lib.tnl_counter_name(direction, i)).decode() for i in range(count))
+
+
+OUTBOUND_COUNTERS = _names(_OUTBOUND)
+INBOUND_COUNTERS = _names(_INBOUND)
+_COUNTER_BYTES = 8 * (len(OUTBOUND_COUNTERS) + len(INBOUND_COUNTERS))
+
+
+def new_counters() -> bytearray:
+    """Return zeroed memory for the counters; hand it to one engine after the other to go on."""
+    return bytearray(_COUNTER_BYTES)
+
+
+def _check(result: int) -> int:
+    """Turn -errno into OSError: the one place where that happens.
+
+    Raises:
+        OSError: for a negative result.
+    """
+    if result < 0:
+        raise OSError(-result, os.strerror(-result))
+    return result
+
+
+class _CSnapshot:
+    """A `RouteSnapshot` as C arrays; keeps them alive as long as it lives."""
+
+    def __init__(self, snapshot: RouteSnapshot) -> None:
+        routes = b"".join(
+            _ROUTE.pack(
+                int(route.subnet.network_address),
+                int(route.public_ip),
+                route.path_mtu,
+                route.subnet.prefixlen,
+                0,
+            )
+            for route in snapshot.routes
+        )
+        own = struct.pack(
+            f"={len(snapshot.own_addresses)}I", *(int(ip) for ip in snapshot.own_addresses)
+        )
+        allow = b"".join(
+            struct.pack("=II", int(prefix.network_address), prefix.prefixlen)
+            for prefix in snapshot.allow_sources
+        )
+        self._keep = [
+            ffi.from_buffer("struct tnl_route[]", routes),
+            ffi.from_buffer("uint32_t[]", own),
+            ffi.from_buffer("struct tnl_prefix[]", allow),
+        ]
+        self.pointer: Any = ffi.new(
+            "struct tnl_snapshot *",
+            {
+                "network": int(snapshot.network.network_address),
+                "network_len": snapshot.network.prefixlen,
+                "subnet": int(snapshot.subnet.network_address),
+                "subnet_len": snapshot.subnet.prefixlen,
+                "tun_address": int(snapshot.tun_address),
+                "mtu": snapshot.mtu,
+                "port": snapshot.port,
+                "source_check": int(snapshot.source_check),
+                "routes": self._keep[0],
+                "route_count": len(snapshot.routes),
+                "own_addresses": self._keep[1],
+                "own_address_count": len(snapshot.own_addresses),
+                "allow_sources": self._keep[2],
+                "allow_source_count": len(snapshot.allow_sources),
+            },
+        )
+
+
+class RouteTable:
+    """The compiled route table alone, for tests and the lookup benchmark."""
+
+    def __init__(self, snapshot: RouteSnapshot) -> None:
+        out = ffi.new("struct tnl_routes **")
+        _check(lib.tnl_routes_new(_CSnapshot(snapshot).pointer, out))
+        self._table: Any = ffi.gc(out[0], lib.tnl_routes_free)
+        self._routes = snapshot.routes
+
+    def lookup(self, address: IPv4Address) -> Route | None:
+        """Return the route with the longest prefix that covers `address`, or None."""
+        index = lib.tnl_routes_lookup(self._table, int(address))
+        return None if index < 0 else self._routes[index]
+
+    def lookup_many(self, addresses: Sequence[int]) -> int:
+        """Look up addresses (as integers) in one call; return how many have a route."""
+        array = ffi.from_buffer("uint32_t[]", struct.pack(f"={len(addresses)}I", *addresses))
+        return int(lib.tnl_routes_lookup_many(self._table, array, len(addresses)))
+
+
+class Engine:
+    """One packet path in C, on borrowed descriptors.
+
+    Args:
+        tun_fd: a non-blocking TUN (or any descriptor that keeps packets apart).
+        udp_fd: a bound, non-blocking UDP socket.
+        snapshot: the first routes.
+        rung: a key of `RUNGS`.
+        counters: memory of `new_counters`; several engines, one after the other, may use it.
+        icmp_rate: ICMP errors per second and direction.
+
+    Raises:
+        OSError: the C core refused (EINVAL, ENOMEM).
+    """
+
+    def __init__(
+        self,
+        *,
+        tun_fd: int,
+        udp_fd: int,
+        snapshot: RouteSnapshot,
+        rung: str = "mmsg",
+        counters: bytearray | None = None,
+        icmp_rate: int = 100,
+    ) -> None:
+        self._rung = rung
+        self._snapshot = snapshot
+        self._counters = new_counters() if counters is None else counters
+        self._stop_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._thread: threading.Thread | None = None
+        self._ended: asyncio.Event = asyncio.Event()
+        options = {
+            "tun_fd": tun_fd,
+            "udp_fd": udp_fd,
+            "stop_fd": self._stop_fd,
+            "batch": RUNGS[rung],
+            "features": 0,
+            "max_segments": 1,
+            "icmp_rate": icmp_rate,
+        }
+        out = ffi.new("struct tnl_engine **")
+        words = ffi.from_buffer("uint64_t[]", self._counters)
+        try:
+            _check(
+                lib.tnl_create(
+                    ffi.new("struct tnl_options *", options),
+                    _CSnapshot(snapshot).pointer,
+                    words,
+                    out,
+                )
+            )
+        except OSError:
+            os.close(self._stop_fd)
+            raise
+        self._words: Any = words
+        self._engine: Any = ffi.gc(out[0], lib.tnl_free)
+
+    @property
+    def rung(self) -> str:
+        """The rung that runs."""
+        return self._rung
+
+    @property
+    def threads(self) -> int:
+        """How many threads move packets."""
+        return int(self._thread is not None)
+
+    def start(self, on_exit: Callable[[OSError | None], None]) -> None:
+        """Begin to forward; see `Dataplane.start`."""
+        loop = asyncio.get_running_loop()
+
+        def finish(result: int) -> None:
+            self._ended.set()
+            on_exit(OSError(-result, os.strerror(-result)) if result < 0 else None)
+
+        def run() -> None:
+            result = lib.tnl_run(self._engine, _BOTH)
+            if not loop.is_closed():
+                loop.call_soon_threadsafe(finish, result)
+
+        self._thread = threading.Thread(target=run, name="tunneld-packets", daemon=True)
+        self._thread.start()
+
+    def publish(self, snapshot: RouteSnapshot) -> None:
+        """Swap the whole snapshot between two turns.
+
+        Raises:
+            OSError: the snapshot was refused; the old one stays in force.
+        """
+        _check(lib.tnl_publish(self._engine, _CSnapshot(snapshot).pointer))
+        self._snapshot = snapshot
+
+    def counters(self) -> DataplaneCounters:
+        """Read all counters."""
+        words = struct.unpack(f"={len(self._counters) // 8}Q", self._counters)
+        split = len(OUTBOUND_COUNTERS)
+        return DataplaneCounters(
+            outbound=dict(zip(OUTBOUND_COUNTERS, words[:split], strict=True)),
+            inbound=dict(zip(INBOUND_COUNTERS, words[split:], strict=True)),
+        )
+
+    def peer_counters(self) -> Mapping[IPv4Network, PeerCounters]:
+        """Read the counters of each route of the current snapshot."""
+        routes = self._snapshot.routes
+        out = ffi.new("struct tnl_peer_counters[]", len(routes))
+        _check(lib.tnl_peer_counters(self._engine, out, len(routes)))
+        return {
+            route.subnet: PeerCounters(*words)
+            for route, words in zip(routes, struct.iter_unpack("=4Q", ffi.buffer(out)), strict=True)
+        }
+
+    def gauges(self) -> Mapping[str, int | bool | str]:
+        """Return the effective packets per system call."""
+        return {"batch": RUNGS[self._rung]}
+
+    async def stop(self) -> None:
+        """End the thread; afterwards nobody touches the descriptors. Idempotent."""
+        if self._thread is None:
+            return
+        os.eventfd_write(self._stop_fd, 1)
+        await self._ended.wait()
+        self._thread.join()
+        self._thread = None
+        os.close(self._stop_fd)
+
+
+def is_device_gone(error: OSError | None) -> bool:
+    """Whether `on_exit` reported that the TUN was deleted."""
+    return error is not None and error.errno == errno.ENODEV
