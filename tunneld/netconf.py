@@ -16,7 +16,7 @@ from types import MappingProxyType
 from tunneld import gojson
 from tunneld.errors import ConfigError
 
-# Every type that flannel v0.28.9 knows; which of them this build runs, the registry of backends says.
+# Every type that flannel v0.28.9 knows; which of them run here, the registry of backends says.
 FLANNEL_BACKENDS = frozenset(
     ("alloc", "extension", "host-gw", "ipip", "ipsec", "tencent-vpc", "udp", "vxlan", "wireguard")
 )
