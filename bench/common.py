@@ -15,11 +15,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tunneld.lab import netns, process
+from tunneld.lab.machine import cpu_seconds
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from tunneld.lab import Container
+
+__all__ = ["Spread", "UdpResult", "cpu_seconds", "machine", "say", "udp", "udpgen"]
 
 SOURCE = Path(__file__).with_name("udpgen.c")
 UDP_PORT = 9000
@@ -92,17 +95,6 @@ def machine_line() -> str:
         f"{what['date']}, {what['cpus']} x {what['cpu']}, Linux {what['kernel']},"
         f" Python {what['python']}"
     )
-
-
-def cpu_seconds() -> float:
-    """Return the CPU time that the whole machine has spent on work so far, seconds.
-
-    From /proc/stat: user, nice, system, irq and softirq; a tunnel's cost is spread over
-    all of them, most of it in no process of ours.
-    """
-    words = Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:]
-    user, nice, system, _idle, _iowait, irq, softirq = (int(word) for word in words[:7])
-    return (user + nice + system + irq + softirq) / os.sysconf("SC_CLK_TCK")
 
 
 def udpgen() -> Path:
