@@ -54,7 +54,9 @@ class UdpBackend:
         self._options = options
         self._rtnl = rtnl
         self._path = PacketPath(choose_rung(options.dataplane), self._path_lost)
-        self._path_mtus = PathMtus(options.port, self._path.peer_counters, self._publish)
+        self._path_mtus = PathMtus(
+            options.port, self._path.counters, self._path.peer_counters, self._publish
+        )
         # One change of the kernel's state at a time: repairs, new peers and a new underlay may
         # all come in the same moment.
         self._lock = asyncio.Lock()
