@@ -153,6 +153,20 @@ def say(text: str) -> None:
     print(f"[{time.strftime('%H:%M:%S')}] {text}", file=sys.stderr, flush=True)
 
 
+def busy_share(seconds: float = 1.0) -> float:
+    """Return which share of the machine is at work while we do nothing, 0..1."""
+    before, began = cpu_seconds(), time.monotonic()
+    time.sleep(seconds)
+    return (cpu_seconds() - before) / ((time.monotonic() - began) * (os.cpu_count() or 1))
+
+
+def warn_if_busy() -> None:
+    """Tell the user when others use this machine: figures of CPU then count their work too."""
+    share = busy_share()
+    if share > 0.05:
+        say(f"warning: {share:.0%} of this machine is busy already; figures will be off")
+
+
 def write_json(path: str | None, document: dict[str, Any]) -> None:
     """Write a result file where one was asked for."""
     if path:

@@ -180,6 +180,7 @@ def main(arguments: Sequence[str]) -> int:
         parser.error("--rounds and --seconds must be at least 1")
     require_tool("iperf3", "iperf3")
     common.require_udp_tools()
+    common.warn_if_busy()
     runs = run_rounds(
         args.contender, setting=args.setting, rounds=args.rounds, seconds=args.seconds
     )

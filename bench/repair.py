@@ -198,6 +198,7 @@ def main(arguments: Sequence[str]) -> int:
     args = parser.parse_args(arguments)
     if args.times < 1:
         parser.error("--times must be at least 1")
+    common.warn_if_busy()
     report = measure(args.times, args.dataplane)
     print(table(report))
     document: dict[str, Any] = {
