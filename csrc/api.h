@@ -146,7 +146,7 @@ void tnl_free(struct tnl_engine *engine);
 /* The route table alone, for tests and the lookup benchmark. */
 struct tnl_routes;
 int tnl_routes_new(const struct tnl_snapshot *snapshot, struct tnl_routes **out);
-int32_t tnl_routes_lookup(const struct tnl_routes *routes, uint32_t address);
-uint32_t tnl_routes_lookup_many(const struct tnl_routes *routes, const uint32_t *addresses,
+int32_t tnl_routes_lookup(const struct tnl_routes *table, uint32_t address);
+uint32_t tnl_routes_lookup_many(const struct tnl_routes *table, const uint32_t *addresses,
 				uint32_t count);
-void tnl_routes_free(struct tnl_routes *routes);
+void tnl_routes_free(struct tnl_routes *table);

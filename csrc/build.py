@@ -17,5 +17,12 @@ ffibuilder.set_source(
     sources=SOURCES,
     include_dirs=["csrc"],
     depends=HEADERS,
-    extra_compile_args=["-std=gnu11", "-D_GNU_SOURCE", "-O2", "-fvisibility=hidden", "-Wall", "-Wextra"],
+    extra_compile_args=[
+        "-std=gnu11",
+        "-D_GNU_SOURCE",
+        "-O2",
+        "-fvisibility=hidden",
+        "-Wall",
+        "-Wextra",
+    ],
 )

@@ -105,7 +105,7 @@ async def acquire(
             if held := await _reuse(store, ours, attrs, ttl):
                 return held
             continue
-        _refuse_static_peers(store, claims, attrs.public_ip)
+        _refuse_static_peers(store, claims, config, attrs.public_ip)
         await _drop_stale(store, claims, config, attrs.public_ip)
         subnet = _choose(config, claims, lost, previous, rng)
         key, value = format_key(subnet), format_attrs(attrs)
@@ -233,16 +233,25 @@ async def _reuse(store: Store, claim: _Claim, attrs: LeaseAttrs, ttl: float) -> 
     return Held(Lease(key.subnet, attrs, key.subnet6, entry.key), entry)
 
 
-def _refuse_static_peers(store: Store, claims: Sequence[_Claim], public_ip: IPv4Address) -> None:
+def _refuse_static_peers(
+    store: Store, claims: Sequence[_Claim], config: NetworkConfig, public_ip: IPv4Address
+) -> None:
     """Refuse to invent a subnet where each host has its own copy of a list made by hand."""
     if not store.url.startswith("file:") or not claims:
         return
-    if all(claim.permanent for claim in claims):
+    if not all(claim.permanent for claim in claims):
+        return
+    if mine := next((claim for claim in claims if claim.public_ip == public_ip), None):
         raise StartError(
-            f"{store.url} holds static peers and none of them has our public IP {public_ip}",
-            remedy=f'add subnets/<our subnet> with {{"PublicIP":"{public_ip}"}},'
-            " or choose the address with --public-ip",
+            f"{store.url} gives us the key {mine.entry.key}: not a /{config.subnet_len} between"
+            f" {config.subnet_min} and {config.subnet_max}, or another key claims the same subnet",
+            remedy="correct the key, or SubnetLen, SubnetMin and SubnetMax in the network config",
         )
+    raise StartError(
+        f"{store.url} holds static peers and none of them has our public IP {public_ip}",
+        remedy=f'add subnets/<our subnet> with {{"PublicIP":"{public_ip}"}},'
+        " or choose the address with --public-ip",
+    )
 
 
 async def _drop_stale(

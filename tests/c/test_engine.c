@@ -1,0 +1,514 @@
+/*
+ * test_engine.c - the whole packet path on a pair of sockets, under the sanitizers.
+ *
+ *     test <- SOCK_SEQPACKET pair -> engine <- UDP on loopback -> peer
+ *
+ * The pair stands for the TUN: it keeps packets apart and does not block. Each test runs with one
+ * packet per system call and with batches, and asserts conservation.
+ */
+#include "check.h"
+
+#include <arpa/inet.h>
+#include <errno.h>
+#include <poll.h>
+#include <pthread.h>
+#include <stdarg.h>
+#include <sys/eventfd.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "counters.h"
+#include "dataplane.h"
+#include "ip.h"
+
+#define OWN_IP 0x7f000001u
+#define PEER_IP 0x7f000002u
+/* Nobody may send here without SO_BROADCAST: a destination that the kernel refuses. */
+#define REFUSED_IP 0xffffffffu
+#define PATIENCE_MS 10000
+#define COUNTERS (OUTBOUND_COUNTER_COUNT + INBOUND_COUNTER_COUNT)
+
+#define GOLDEN_IN "45000020000100004011af07646001026460020303e807d0000c000061626364"
+#define GOLDEN_OUT "45000020000100003f11b007646001026460020303e807d0000c000061626364"
+#define NO_ROUTE_IN "45000020000100004011a801646001026460090903e807d0000c000061626364"
+#define NO_ROUTE_ANSWER                                                                            \
+	"45000038000000000801e80364600100646001020300f13b00000000"                                 \
+	"45000020000100004011a801646001026460090903e807d0000c0000"
+
+/** struct bed - an engine and both of its ends
+ * @tun:      our end of the pair
+ * @peer:     UDP socket of the peer
+ * @fds:      the engine's: pair, UDP, stop
+ * @port:     UDP port of both
+ * @counters: all words, outbound first
+ * @thread:   that runs @engine
+ * @result:   what tnl_run() returned
+ */
+struct bed {
+	int tun;
+	int peer;
+	struct tnl_options options;
+	uint16_t port;
+	uint64_t counters[COUNTERS];
+	struct tnl_engine *engine;
+	pthread_t thread;
+	int directions;
+	int result;
+};
+
+static const struct tnl_route all_routes[] = {
+	{.subnet = 0x64600200, .prefix_len = 24, .public_ip = PEER_IP},
+	{.subnet = 0x64600300, .prefix_len = 24, .public_ip = REFUSED_IP},
+	{.subnet = 0x64600400, .prefix_len = 24, .public_ip = PEER_IP, .path_mtu = 1400},
+};
+
+/** snapshot_of() - node 1's view */
+static struct tnl_snapshot snapshot_of(const struct bed *bed, uint32_t route_count)
+{
+	static const uint32_t own[] = {OWN_IP, 0x64600101, 0x64600100};
+
+	return (struct tnl_snapshot){
+		.network = 0x64600000,
+		.network_len = 16,
+		.subnet = 0x64600100,
+		.subnet_len = 24,
+		.tun_address = 0x64600100,
+		.mtu = 1472,
+		.port = bed->port,
+		.source_check = TNL_SOURCE_PEER,
+		.routes = all_routes,
+		.route_count = route_count,
+		.own_addresses = own,
+		.own_address_count = 3,
+	};
+}
+
+/** bind_udp() - a UDP socket; ends the program on failure but for a busy port */
+static int bind_udp(uint32_t address, uint16_t *port)
+{
+	struct sockaddr_in name = {
+		.sin_family = AF_INET, .sin_port = htons(*port), .sin_addr.s_addr = htonl(address)};
+	socklen_t length = sizeof(name);
+	int fd = socket(AF_INET, SOCK_DGRAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+
+	if (fd < 0)
+		abort();
+	if (bind(fd, (const struct sockaddr *)&name, sizeof(name))) {
+		if (errno != EADDRINUSE)
+			abort();
+		close(fd);
+		return -1;
+	}
+	if (getsockname(fd, (struct sockaddr *)&name, &length))
+		abort();
+	*port = ntohs(name.sin_port);
+	return fd;
+}
+
+/** bed_run() - the engine's thread */
+static void *bed_run(void *argument)
+{
+	struct bed *bed = argument;
+
+	bed->result = tnl_run(bed->engine, bed->directions);
+	return NULL;
+}
+
+/** bed_start() - make all of it, and run */
+static void bed_start(struct bed *bed, uint32_t batch)
+{
+	struct tnl_snapshot snapshot;
+	int pair[2];
+
+	*bed = (struct bed){.directions = TNL_OUTBOUND | TNL_INBOUND};
+	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, pair))
+		abort();
+	bed->tun = pair[0];
+	bed->options = (struct tnl_options){.tun_fd = pair[1],
+					    .stop_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC),
+					    .batch = batch,
+					    .max_segments = 1,
+					    .icmp_rate = 100};
+	do {
+		bed->port = 0;
+		bed->peer = bind_udp(PEER_IP, &bed->port);
+		bed->options.udp_fd = bind_udp(OWN_IP, &bed->port);
+		if (bed->options.udp_fd < 0)
+			close(bed->peer);
+	} while (bed->options.udp_fd < 0);
+	snapshot = snapshot_of(bed, 3);
+	if (tnl_create(&bed->options, &snapshot, bed->counters, &bed->engine) ||
+	    pthread_create(&bed->thread, NULL, bed_run, bed))
+		abort();
+}
+
+/** word() - a counter, while the engine runs or after */
+static uint64_t word(const struct bed *bed, uint32_t index)
+{
+	return __atomic_load_n(&bed->counters[index], __ATOMIC_RELAXED);
+}
+
+/** in_word() - a counter of the inbound direction */
+static uint64_t in_word(const struct bed *bed, enum inbound_counter index)
+{
+	return word(bed, OUTBOUND_COUNTER_COUNT + index);
+}
+
+/** check_conservation() - read = written + dropped, in one direction */
+static void check_conservation(const struct bed *bed, int direction)
+{
+	uint32_t first = direction == TNL_OUTBOUND ? 0 : OUTBOUND_COUNTER_COUNT;
+	uint64_t left = 0;
+
+	for (uint32_t i = 0; i < tnl_counter_count(direction); i++) {
+		const char *name = tnl_counter_name(direction, i);
+
+		if (strcmp(name, "packets_read") == 0)
+			left += word(bed, first + i);
+		else if (strcmp(name, "packets_written") == 0 || strncmp(name, "drop_", 5) == 0)
+			left -= word(bed, first + i);
+	}
+	CHECK_EQ(left, 0);
+}
+
+/** bed_end() - stop, check what must hold after any test, release */
+static void bed_end(struct bed *bed)
+{
+	uint64_t one = 1;
+
+	if (write(bed->options.stop_fd, &one, sizeof(one)) != sizeof(one) ||
+	    pthread_join(bed->thread, NULL))
+		abort();
+	check_conservation(bed, TNL_OUTBOUND);
+	check_conservation(bed, TNL_INBOUND);
+	tnl_free(bed->engine);
+	/* Borrowed means that they are still open. */
+	CHECK_EQ(close(bed->options.tun_fd), 0);
+	CHECK_EQ(close(bed->options.udp_fd), 0);
+	CHECK_EQ(close(bed->options.stop_fd), 0);
+	close(bed->tun);
+	close(bed->peer);
+}
+
+/** receive() - wait for one packet; 0 when none came in time */
+static size_t receive(int fd, uint8_t *out, size_t room)
+{
+	struct pollfd wait = {.fd = fd, .events = POLLIN};
+	ssize_t length;
+
+	if (poll(&wait, 1, PATIENCE_MS) != 1)
+		return 0;
+	length = recv(fd, out, room, 0);
+	return length < 0 ? 0 : (size_t)length;
+}
+
+/** from_peer() - send one datagram to the engine as the peer does */
+static void from_peer(const struct bed *bed, const uint8_t *packet, size_t length)
+{
+	struct sockaddr_in to = {.sin_family = AF_INET,
+				 .sin_port = htons(bed->port),
+				 .sin_addr.s_addr = htonl(OWN_IP)};
+
+	if (sendto(bed->peer, packet, length, 0, (const struct sockaddr *)&to, sizeof(to)) !=
+	    (ssize_t)length)
+		abort();
+}
+
+/** to_tun() - hand the engine one packet */
+static void to_tun(const struct bed *bed, const uint8_t *packet, size_t length)
+{
+	struct pollfd wait = {.fd = bed->tun, .events = POLLOUT};
+
+	if (poll(&wait, 1, PATIENCE_MS) != 1 ||
+	    send(bed->tun, packet, length, 0) != (ssize_t)length)
+		abort();
+}
+
+/** wait_for() - until a counter has reached a value */
+static bool wait_for(const struct bed *bed, uint32_t index, uint64_t value)
+{
+	for (int i = 0; i < PATIENCE_MS && word(bed, index) < value; i++)
+		poll(NULL, 0, 1);
+	return word(bed, index) >= value;
+}
+
+/** packet_to() - a UDP packet of @length bytes from container 1 */
+static void packet_to(uint8_t *packet, uint32_t destination, uint16_t length, uint16_t fragment)
+{
+	memset(packet, 0, length);
+	packet[0] = 0x45;
+	put16(packet + IP_OFF_LENGTH, length);
+	put16(packet + IP_OFF_FRAGMENT, fragment);
+	packet[IP_OFF_TTL] = 64;
+	packet[IP_OFF_PROTO] = IP_PROTO_UDP;
+	put32(packet + IP_OFF_SOURCE, 0x64600102);
+	put32(packet + IP_OFF_DESTINATION, destination);
+	put16(packet + IP_OFF_CHECKSUM,
+	      (uint16_t)~checksum_fold(checksum_add(0, packet, IP_HEADER_MIN)));
+}
+
+/** test_golden() - flannel's vectors through the engine */
+static void test_golden(uint32_t batch)
+{
+	uint8_t packet[64], want[64], got[2048] = {0};
+	size_t want_length;
+	struct bed bed;
+
+	bed_start(&bed, batch);
+	to_tun(&bed, packet, from_hex(GOLDEN_IN, packet, sizeof(packet)));
+	want_length = from_hex(GOLDEN_OUT, want, sizeof(want));
+	check_bytes("to the peer", got, receive(bed.peer, got, sizeof(got)), want, want_length);
+	to_tun(&bed, packet, from_hex(NO_ROUTE_IN, packet, sizeof(packet)));
+	want_length = from_hex(NO_ROUTE_ANSWER, want, sizeof(want));
+	check_bytes("net unreachable", got, receive(bed.tun, got, sizeof(got)), want, want_length);
+	bed_end(&bed);
+	CHECK_EQ(word(&bed, OUT_packets_read), 2);
+	CHECK_EQ(word(&bed, OUT_packets_written), 1);
+	CHECK_EQ(word(&bed, OUT_drop_no_route), 1);
+	CHECK_EQ(word(&bed, OUT_icmp_sent_net_unreachable), 1);
+	CHECK_EQ(bed.result, 0);
+}
+
+/** test_inbound() - the mirror image: the other direction's packet, its padding cut off */
+static void test_inbound(uint32_t batch)
+{
+	uint8_t packet[64], got[2048] = {0};
+	struct bed bed;
+
+	bed_start(&bed, batch);
+	packet_to(packet, 0x64600102, 32, 0);
+	put32(packet + IP_OFF_SOURCE, 0x64600203);
+	put16(packet + IP_OFF_CHECKSUM, 0);
+	put16(packet + IP_OFF_CHECKSUM,
+	      (uint16_t)~checksum_fold(checksum_add(0, packet, IP_HEADER_MIN)));
+	memset(packet + 32, 0xee, 32);
+	from_peer(&bed, packet, 64);
+	CHECK_EQ(receive(bed.tun, got, sizeof(got)), 32);
+	ip_decrement_ttl(packet);
+	check_bytes("to the TUN", got, 32, packet, 32);
+	/* An empty datagram is too short, and not the end of anything. */
+	from_peer(&bed, packet, 0);
+	from_peer(&bed, packet, 64);
+	CHECK_EQ(receive(bed.tun, got, sizeof(got)), 32);
+	bed_end(&bed);
+	CHECK_EQ(in_word(&bed, IN_packets_written), 2);
+	CHECK_EQ(in_word(&bed, IN_drop_too_short), 1);
+}
+
+/** test_hostile() - random bytes, and good packets with one random byte wrong */
+static void test_hostile(uint32_t batch)
+{
+	uint64_t random = batch, sent = 0;
+	struct bed bed;
+
+	bed_start(&bed, batch);
+	for (int i = 0; i < 2000; i++) {
+		uint8_t packet[256];
+		uint16_t length = (uint16_t)(check_random(&random) % sizeof(packet));
+
+		for (size_t at = 0; at < sizeof(packet); at++)
+			packet[at] = (uint8_t)check_random(&random);
+		if (i % 2) {
+			length = 64;
+			packet_to(packet, 0x64600103, length, 0);
+			packet[check_random(&random) % 20] = (uint8_t)check_random(&random);
+		}
+		from_peer(&bed, packet, length);
+		if (length)
+			to_tun(&bed, packet, length);
+		sent += length != 0;
+		/* The pair's queue is short and the socket's buffer too: do not outrun them. */
+		if (i % 50 == 49)
+			CHECK(wait_for(&bed, OUTBOUND_COUNTER_COUNT + IN_packets_read,
+				       (uint64_t)i + 1));
+	}
+	CHECK(wait_for(&bed, OUT_packets_read, sent));
+	bed_end(&bed);
+	/* Sources are container 1's or noise: an own source, never a peer's. */
+	CHECK_EQ(in_word(&bed, IN_packets_written), 0);
+}
+
+/** test_refused_destination() - costs its own packets, and not the neighbours in the batch */
+static void test_refused_destination(uint32_t batch)
+{
+	uint8_t packet[100], got[2048] = {0};
+	struct bed bed;
+
+	bed_start(&bed, batch);
+	for (int i = 0; i < 30; i++) {
+		packet_to(packet, i % 3 ? 0x64600305 : 0x64600205, 100, 0);
+		to_tun(&bed, packet, sizeof(packet));
+	}
+	for (int i = 0; i < 10; i++)
+		CHECK_EQ(receive(bed.peer, got, sizeof(got)), 100);
+	CHECK(wait_for(&bed, OUT_drop_send_failed, 20));
+	bed_end(&bed);
+	CHECK_EQ(word(&bed, OUT_packets_written), 10);
+	CHECK_EQ(word(&bed, OUT_drop_send_failed), 20);
+}
+
+/** test_too_big() - DF and over the path MTU is told; without DF the kernel may fragment */
+static void test_too_big(uint32_t batch)
+{
+	uint8_t packet[1472], got[2048] = {0};
+	struct bed bed;
+
+	bed_start(&bed, batch);
+	packet_to(packet, 0x64600405, 1373, IP_FLAG_DF);
+	to_tun(&bed, packet, 1373);
+	CHECK_EQ(receive(bed.tun, got, sizeof(got)), 56);
+	CHECK_EQ(get32(got + 24), 1372);
+	packet_to(packet, 0x64600405, 1372, IP_FLAG_DF);
+	to_tun(&bed, packet, 1372);
+	CHECK_EQ(receive(bed.peer, got, sizeof(got)), 1372);
+	packet_to(packet, 0x64600405, 1400, 0);
+	to_tun(&bed, packet, 1400);
+	CHECK_EQ(receive(bed.peer, got, sizeof(got)), 1400);
+	bed_end(&bed);
+	CHECK_EQ(word(&bed, OUT_drop_too_big), 1);
+	CHECK_EQ(word(&bed, OUT_icmp_sent_fragmentation_needed), 1);
+}
+
+/** test_publish() - snapshots swapped under traffic: no use after free, no packet unaccounted */
+static void test_publish(uint32_t batch)
+{
+	struct tnl_peer_counters peers[3];
+	uint8_t packet[64], got[2048] = {0};
+	struct tnl_snapshot snapshot;
+	struct bed bed;
+
+	bed_start(&bed, batch);
+	packet_to(packet, 0x64600205, sizeof(packet), 0);
+	for (uint32_t i = 0; i < 2000; i++) {
+		to_tun(&bed, packet, sizeof(packet));
+		snapshot = snapshot_of(&bed, 1 + i % 3);
+		CHECK_EQ(tnl_publish(bed.engine, &snapshot), 0);
+		while (recv(bed.peer, got, sizeof(got), 0) > 0)
+			;
+	}
+	CHECK(wait_for(&bed, OUT_packets_read, 2000));
+	snapshot = snapshot_of(&bed, 3);
+	snapshot.port = 0;
+	CHECK_EQ(tnl_publish(bed.engine, &snapshot), -EINVAL);
+	CHECK_EQ(tnl_peer_counters(bed.engine, peers, 3), 2);
+	CHECK(wait_for(&bed, OUT_packets_written, 2000));
+	CHECK_EQ(tnl_peer_counters(bed.engine, peers, 1), 1);
+	CHECK_EQ(peers[0].tx_packets, 2000);
+	CHECK_EQ(peers[0].tx_bytes, 2000 * sizeof(packet));
+	bed_end(&bed);
+}
+
+/** bed_halt() - end the engine's thread, so that it can be run otherwise */
+static void bed_halt(struct bed *bed)
+{
+	uint64_t word = 1;
+
+	if (write(bed->options.stop_fd, &word, sizeof(word)) != sizeof(word) ||
+	    pthread_join(bed->thread, NULL) ||
+	    read(bed->options.stop_fd, &word, sizeof(word)) != sizeof(word))
+		abort();
+}
+
+/**
+ * test_tun_gone() - the other end of the pair closes, as a deleted TUN: an error, not a spin
+ *
+ * The inbound direction alone never reads the TUN: it must take poll's word for it.
+ */
+static void test_tun_gone(uint32_t batch)
+{
+	static const int directions[] = {TNL_OUTBOUND | TNL_INBOUND, TNL_OUTBOUND, TNL_INBOUND};
+
+	for (size_t i = 0; i < 3; i++) {
+		struct bed bed;
+
+		bed_start(&bed, batch);
+		bed_halt(&bed);
+		bed.directions = directions[i];
+		bed.result = 0;
+		shutdown(bed.tun, SHUT_RDWR);
+		CHECK_EQ(tnl_run(bed.engine, bed.directions), -ENODEV);
+		/* It can be run again, to the same end. */
+		if (pthread_create(&bed.thread, NULL, bed_run, &bed))
+			abort();
+		bed_end(&bed);
+		CHECK(bed.result == -ENODEV || bed.result == 0);
+	}
+}
+
+/** test_two_threads() - one direction each, as --threads 2 does */
+static void test_two_threads(uint32_t batch)
+{
+	uint8_t packet[64], got[2048] = {0};
+	struct bed bed, inbound;
+	uint64_t one = 1;
+
+	bed_start(&bed, batch);
+	bed_halt(&bed);
+	inbound = (struct bed){.engine = bed.engine, .directions = TNL_INBOUND};
+	bed.directions = TNL_OUTBOUND;
+	if (pthread_create(&bed.thread, NULL, bed_run, &bed) ||
+	    pthread_create(&inbound.thread, NULL, bed_run, &inbound))
+		abort();
+	for (int i = 0; i < 200; i++) {
+		struct tnl_snapshot snapshot = snapshot_of(&bed, 3);
+
+		packet_to(packet, 0x64600205, sizeof(packet), 0);
+		to_tun(&bed, packet, sizeof(packet));
+		CHECK_EQ(tnl_publish(bed.engine, &snapshot), 0);
+		CHECK_EQ(receive(bed.peer, got, sizeof(got)), sizeof(packet));
+		put32(got + IP_OFF_SOURCE, 0x64600205);
+		put32(got + IP_OFF_DESTINATION, 0x64600102);
+		put16(got + IP_OFF_CHECKSUM, 0);
+		put16(got + IP_OFF_CHECKSUM,
+		      (uint16_t)~checksum_fold(checksum_add(0, got, IP_HEADER_MIN)));
+		from_peer(&bed, got, sizeof(packet));
+		CHECK_EQ(receive(bed.tun, got, sizeof(got)), sizeof(packet));
+	}
+	/* Both threads poll the same eventfd; it stays readable for the second. */
+	if (write(bed.options.stop_fd, &one, sizeof(one)) != sizeof(one) ||
+	    pthread_join(inbound.thread, NULL))
+		abort();
+	CHECK_EQ(inbound.result, 0);
+	bed_end(&bed);
+	CHECK_EQ(word(&bed, OUT_packets_written), 200);
+	CHECK_EQ(in_word(&bed, IN_packets_written), 200);
+}
+
+/** test_refused_options() - what cannot run is -EINVAL, and leaks nothing */
+static void test_refused_options(void)
+{
+	struct bed bed = {.port = 8285};
+	struct tnl_snapshot snapshot = snapshot_of(&bed, 3);
+	struct tnl_options options = {.batch = 0, .max_segments = 1};
+
+	CHECK_EQ(tnl_create(&options, &snapshot, bed.counters, &bed.engine), -EINVAL);
+	options.batch = 65;
+	CHECK_EQ(tnl_create(&options, &snapshot, bed.counters, &bed.engine), -EINVAL);
+	options.batch = 64;
+	options.features = TNL_UDP_SEGMENT;
+	options.max_segments = 129;
+	CHECK_EQ(tnl_create(&options, &snapshot, bed.counters, &bed.engine), -EINVAL);
+	options.max_segments = 128;
+	snapshot.port = 0;
+	CHECK_EQ(tnl_create(&options, &snapshot, bed.counters, &bed.engine), -EINVAL);
+	CHECK(bed.engine == NULL);
+	tnl_free(NULL);
+}
+
+int main(void)
+{
+	static const uint32_t batches[] = {1, 64};
+
+	for (size_t i = 0; i < 2; i++) {
+		test_golden(batches[i]);
+		test_inbound(batches[i]);
+		test_hostile(batches[i]);
+		test_refused_destination(batches[i]);
+		test_too_big(batches[i]);
+		test_publish(batches[i]);
+		test_tun_gone(batches[i]);
+		test_two_threads(batches[i]);
+	}
+	test_refused_options();
+	return check_result("test_engine");
+}

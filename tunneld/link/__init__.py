@@ -1,0 +1,1 @@
+"""Links, addresses, routes and sysctls: everything that is done to the kernel, idempotent."""

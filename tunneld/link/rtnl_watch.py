@@ -1,0 +1,97 @@
+"""Watch links, IPv4 addresses and IPv4 routes through a netlink socket of its own.
+
+Only the kind of a change and its interface are read: whoever listens compares the whole state
+anyway (rtnetlink(7): messages may be lost, a state never is).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import socket
+import struct
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+
+# linux/rtnetlink.h
+_GROUPS = 0x1 | 0x10 | 0x40  # RTMGRP_LINK, RTMGRP_IPV4_IFADDR, RTMGRP_IPV4_ROUTE
+_HEADER = struct.Struct("=IHHII")
+_KINDS = {
+    16: ("link", False),
+    17: ("link", True),
+    20: ("address", False),
+    21: ("address", True),
+    24: ("route", False),
+    25: ("route", True),
+}
+_INDEX_AT = 4  # of ifi_index and ifa_index behind the netlink header
+_BUFFER_BYTES = 4 << 20
+_SO_RCVBUFFORCE = 33
+
+
+@dataclass(frozen=True, slots=True)
+class KernelEvent:
+    """Something changed in the kernel.
+
+    Attributes:
+        kind: "link", "address", "route", or "resync" when messages were lost.
+        ifindex: of the interface; None for routes and resyncs.
+        deleted: it went away.
+    """
+
+    kind: str
+    ifindex: int | None = None
+    deleted: bool = False
+
+
+def parse(data: bytes) -> Iterator[KernelEvent]:
+    """Yield the events of one datagram; unknown messages are passed over."""
+    while len(data) >= _HEADER.size:
+        length, kind, *_ = _HEADER.unpack_from(data)
+        if length < _HEADER.size or length > len(data):
+            return
+        if kind in _KINDS:
+            name, deleted = _KINDS[kind]
+            ifindex = None
+            if name != "route" and length >= _HEADER.size + _INDEX_AT + 4:
+                (ifindex,) = struct.unpack_from("=I", data, _HEADER.size + _INDEX_AT)
+            yield KernelEvent(name, ifindex, deleted)
+        data = data[(length + 3) & ~3 :]
+
+
+def open_watch() -> socket.socket:
+    """Return a non-blocking netlink socket that is told of every change from now on."""
+    sock = socket.socket(
+        socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK, socket.NETLINK_ROUTE
+    )
+    try:
+        # In a user namespace FORCE is refused; the default buffer then means earlier resyncs.
+        sock.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _BUFFER_BYTES)
+    except PermissionError:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _BUFFER_BYTES)
+    sock.bind((0, _GROUPS))
+    return sock
+
+
+async def watch(sock: socket.socket) -> AsyncIterator[KernelEvent]:
+    """Yield events for ever; closes `sock` when the iterator is closed."""
+    loop = asyncio.get_running_loop()
+    readable = asyncio.Event()
+    loop.add_reader(sock.fileno(), readable.set)
+    try:
+        while True:
+            try:
+                data = sock.recv(1 << 16)
+            except (BlockingIOError, InterruptedError):
+                readable.clear()
+                await readable.wait()
+            except OSError as error:
+                if error.errno != errno.ENOBUFS:
+                    raise
+                yield KernelEvent("resync")
+            else:
+                for event in parse(data):
+                    yield event
+    finally:
+        loop.remove_reader(sock.fileno())
+        sock.close()
