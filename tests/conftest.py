@@ -6,11 +6,16 @@ from collections import Counter
 from collections.abc import Sequence
 
 import pytest
+from hypothesis import settings
 
 COMMANDS = {"soak": "./run soak", "kernels": "./run test-kernels"}
 """Marker -> the command that runs its tests."""
 
 _deselected: pytest.StashKey[Counter[str]] = pytest.StashKey()
+
+# How long one example takes says more about the machine's load than about us.
+settings.register_profile("tunneld", deadline=None)
+settings.load_profile("tunneld")
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -34,7 +34,9 @@ class ConfigError(TunneldError):
 
     exit_code = 2
 
-    def __init__(self, message: str, *, field: str = "", source: str = "", remedy: str = "") -> None:
+    def __init__(
+        self, message: str, *, field: str = "", source: str = "", remedy: str = ""
+    ) -> None:
         super().__init__(message, remedy=remedy)
         self.field = field
         self.source = source

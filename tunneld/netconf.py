@@ -8,7 +8,7 @@ is refused by name.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Container, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from ipaddress import AddressValueError, IPv4Address, IPv4Network
 from types import MappingProxyType
@@ -16,7 +16,7 @@ from types import MappingProxyType
 from tunneld import gojson
 from tunneld.errors import ConfigError
 
-# Every type that flannel v0.28.9 knows; which of them this build can run is `require_backend`.
+# Every type that flannel v0.28.9 knows; which of them run here, the registry of backends says.
 FLANNEL_BACKENDS = frozenset(
     ("alloc", "extension", "host-gw", "ipip", "ipsec", "tencent-vpc", "udp", "vxlan", "wireguard")
 )
@@ -100,28 +100,6 @@ def parse_network_config(text: bytes | str, source: str) -> NetworkConfig:
         port=_port(options, backend_type, refuse),
         mtu=_mtu(options, refuse),
         backend=MappingProxyType(backend),
-    )
-
-
-def require_backend(config: NetworkConfig, available: Container[str], source: str) -> None:
-    """Check that this build has the backend that the network config names.
-
-    Args:
-        config: the network config.
-        available: the types that can run here, for example the `BACKENDS` registry.
-        source: where the config was read.
-
-    Raises:
-        ConfigError: flannel knows the type, this build does not.
-    """
-    if config.backend_type in available:
-        return
-    have = ", ".join(sorted(name for name in FLANNEL_BACKENDS if name in available))
-    raise ConfigError(
-        f"backend type {config.backend_type} is not in this build, which has {have or 'none'} only",
-        field="Backend.Type",
-        source=source,
-        remedy='set "Backend": {"Type": "udp"} in the network config',
     )
 
 

@@ -260,6 +260,20 @@ async def test_a_lost_race_leads_to_the_next_candidate() -> None:
     assert all(store.entries[key].value == THEIRS for key in lost)
 
 
+async def test_a_key_that_exists_but_is_not_listed_is_not_tried_twice() -> None:
+    class Hiding(MemoryStore):
+        tried: tuple[str, ...] = ()
+
+        async def create(self, key: str, value: bytes, ttl: float) -> Entry | None:
+            self.tried += (key,)
+            return await super().create(key, value, ttl) if len(self.tried) == 3 else None
+
+    store = Hiding()
+    held = await take(store, config=config_of(Network="100.96.0.0/22"), previous="100.96.2.0/24")
+    assert sorted(store.tried) == ["100.96.1.0-24", "100.96.2.0-24", "100.96.3.0-24"]
+    assert held.lease.key == store.tried[-1]
+
+
 async def test_races_lost_to_the_last_subnet_end_in_an_error() -> None:
     store = MemoryStore()
     store.before_write = lambda key: store.set(key, THEIRS, 10.0)

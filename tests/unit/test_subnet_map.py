@@ -170,11 +170,14 @@ def test_our_own_key_in_other_forms_is_neither_peer_nor_quarantined() -> None:
         (("100.96.3.0-24&fd00::-64", 0), ("100.96.3.0-24", 0), "100.96.3.0-24"),
         (("100.96.3.9-24", 0), ("100.96.3.0-24", 0), "100.96.3.0-24"),
         (("100.96.3.0-24&fd00::-64", 0), ("100.96.3.9-24", 0), "100.96.3.9-24"),
+        # "96" sorts behind "100": the base address wins, not the smaller text.
+        (("100.96.100.0-20", 0), ("100.96.96.0-20", 0), "100.96.96.0-20"),
     ],
 )
 def test_of_two_keys_of_one_subnet_one_wins(
     first: tuple[str, int], second: tuple[str, int], winner: str
 ) -> None:
+    subnet = parse_key(winner).subnet
     claims = [
         entry(first[0], "10.168.0.21", create=first[1]),
         entry(second[0], "10.168.0.22", create=second[1]),
@@ -186,7 +189,7 @@ def test_of_two_keys_of_one_subnet_one_wins(
         assert [peer.key for peer in subnets.peers] == [winner]
         ((loser, text),) = subnets.quarantined.items()
         assert {loser, winner} == {first[0], second[0]}
-        assert text == f"100.96.3.0/24 is held already by the key {winner}"
+        assert text == f"{subnet} is held already by the key {winner}"
 
 
 def test_a_better_key_with_a_bad_value_costs_the_other_nothing() -> None:
@@ -207,6 +210,16 @@ def test_the_loser_takes_over_when_the_winner_goes() -> None:
     assert change.released == (loser.key,)
     assert not subnets.quarantined
     assert subnets.put(winner).quarantined[0][0] == loser.key
+
+
+def test_a_key_that_was_made_anew_stands_behind_the_other() -> None:
+    subnets = new_map()
+    first = entry("100.96.3.0-24", "10.168.0.21", create=1)
+    second = entry("100.96.3.7-24", "10.168.0.22", create=2)
+    subnets.snapshot([first, second])
+    # Removed and put again while nobody watched: the listing shows the same value.
+    subnets.snapshot([replace(first, create_revision=3), second])
+    assert [peer.key for peer in subnets.peers] == [second.key]
 
 
 def test_a_dual_stack_keys_ipv4_half_is_used() -> None:

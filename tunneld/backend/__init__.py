@@ -114,5 +114,3 @@ class BackendOptions:
     source_check: str
     allow_sources: tuple[IPv4Network, ...]
     on_failure: Callable[[BaseException], None]
-
-

@@ -14,7 +14,7 @@ from typing import Protocol
 
 
 class SourceCheck(IntEnum):
-    """How much the inbound path trusts a datagram's outer and inner source (design.md, Admission)."""
+    """How much the inbound path trusts a datagram's outer and inner source."""
 
     OFF = 0
     PEER = 1

@@ -75,7 +75,7 @@ class StoreHealth:
 
     Attributes:
         state: "connecting", "connected" or "disconnected".
-        last_sync: `time.monotonic()` of the last successful listing or event, None before the first.
+        last_sync: `time.monotonic()` of the last listing or event that came; None before the first.
         detail: the last error in words, or an empty string.
     """
 
@@ -126,7 +126,7 @@ class Store(Protocol):
         ...
 
     async def renew(self, entry: Entry, value: bytes, ttl: float) -> Entry | None:
-        """Put `entry.key` again for `ttl` seconds if its mod revision is still `entry.mod_revision`.
+        """Put `entry.key` again for `ttl` seconds if its mod revision is still the entry's.
 
         Returns:
             The renewed entry, or None when somebody else changed or removed the key.
@@ -134,7 +134,7 @@ class Store(Protocol):
         ...
 
     async def remove(self, entry: Entry) -> bool:
-        """Delete the key if its mod revision is still `entry.mod_revision`; False when it is not."""
+        """Delete the key if its mod revision is still the entry's; False when it is not."""
         ...
 
     async def close(self) -> None:

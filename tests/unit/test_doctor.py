@@ -1,0 +1,45 @@
+"""The doctor: every finding has a level, every bad one a remedy."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from tunneld import cli
+from tunneld.cli import doctor
+from tunneld.observe import checks
+from tunneld.observe.checks import FAIL, OK, WARN, Finding
+
+
+@pytest.mark.parametrize("check", checks.ALL_CHECKS, ids=lambda check: check.__name__)
+def test_each_check_speaks(check: object) -> None:
+    assert callable(check)
+    findings = list(check())
+    assert findings
+    for finding in findings:
+        assert finding.level in {OK, WARN, FAIL}
+        assert finding.detail
+        assert bool(finding.remedy) == (finding.level != OK)
+
+
+def test_json_and_exit_code(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(doctor, "ALL_CHECKS", (lambda: iter([Finding("a", WARN, "d", "r")]),))
+    assert cli.main(["doctor", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == [
+        {"name": "a", "level": "warn", "detail": "d", "remedy": "r"}
+    ]
+    monkeypatch.setattr(doctor, "ALL_CHECKS", (lambda: iter([Finding("a", FAIL, "d", "r")]),))
+    assert cli.main(["doctor"]) == 1
+    assert capsys.readouterr().out.splitlines()[0].startswith("fail  a")
+
+
+def test_no_tun_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> int:
+        raise FileNotFoundError(2, "No such file or directory")
+
+    monkeypatch.setattr("os.open", refuse)
+    (finding,) = checks.check_tun()
+    assert (finding.level, "modprobe tun" in finding.remedy) == (FAIL, True)

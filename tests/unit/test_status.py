@@ -1,0 +1,183 @@
+"""The status document and the control socket that serves it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import socket
+import stat
+import time
+from dataclasses import dataclass, field
+from ipaddress import IPv4Address, IPv4Network
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from tunneld.backend import BackendStatus
+from tunneld.control import ControlServer
+from tunneld.dataplane import DataplaneCounters, PeerCounters
+from tunneld.errors import StartError
+from tunneld.lease import Lease, LeaseAttrs
+from tunneld.observe.document import build
+from tunneld.observe.status import fetch, render
+from tunneld.service import Parts
+from tunneld.store import StoreHealth
+
+OWN = Lease(IPv4Network("100.96.1.0/24"), LeaseAttrs(IPv4Address("10.168.0.2")))
+PEER = Lease(IPv4Network("100.96.2.0/24"), LeaseAttrs(IPv4Address("10.168.0.3")))
+
+
+@dataclass
+class FakeBackend:
+    outbound: dict[str, int] = field(default_factory=lambda: {"packets_read": 3, "drop_x": 0})
+
+    def status(self) -> BackendStatus:
+        return BackendStatus("udp", "flannel0", 1472, "mmsg", 1, {"batch": 64}, {"device": 2})
+
+    def counters(self) -> DataplaneCounters:
+        return DataplaneCounters(outbound=self.outbound, inbound={"packets_read": 4})
+
+    def kernel_counters(self) -> dict[str, int]:
+        return {"tun_queue_dropped": 5, "socket_dropped": 6}
+
+    def peer_counters(self) -> dict[IPv4Network, PeerCounters]:
+        return {PEER.subnet: PeerCounters(1, 100, 2, 200)}
+
+
+def parts() -> Parts:
+    fake = SimpleNamespace(
+        backend=FakeBackend(),
+        keeper=SimpleNamespace(held=SimpleNamespace(lease=OWN), expires_in=86399.9996),
+        subnet_map=SimpleNamespace(peers=(PEER,)),
+    )
+    return cast("Parts", fake)
+
+
+def store() -> Any:
+    health = StoreHealth("connected", time.monotonic() - 2)
+    return SimpleNamespace(url="file:/s", health=lambda: health)
+
+
+def document(*, started: bool = True) -> dict[str, Any]:
+    return build(
+        version="0.1.0",
+        uptime=3723.0,
+        state="ready" if started else "starting",
+        store_url="file:/s",
+        store=store() if started else None,
+        parts=parts() if started else None,
+    )
+
+
+def shape(value: object) -> object:
+    if isinstance(value, dict):
+        return {key: shape(item) for key, item in value.items()}
+    return [shape(item) for item in value] if isinstance(value, list) else None
+
+
+def test_the_document_has_exactly_the_contracts_keys() -> None:
+    found = document()
+    assert shape(found) == {
+        "version": None,
+        "uptime_s": None,
+        "state": None,
+        "backend": {
+            "type": None,
+            "device": None,
+            "mtu": None,
+            "dataplane": None,
+            "threads": None,
+            "offload": {"batch": None},
+            "repairs": {"device": None},
+        },
+        "lease": {"subnet": None, "public_ip": None, "expires_in_s": None},
+        "store": {"url": None, "state": None, "last_sync_s": None},
+        "peers": [
+            {
+                "subnet": None,
+                "public_ip": None,
+                "tx_packets": None,
+                "tx_bytes": None,
+                "rx_packets": None,
+                "rx_bytes": None,
+            }
+        ],
+        "counters": {
+            "outbound": {"packets_read": None, "drop_x": None},
+            "inbound": {"packets_read": None},
+            "kernel": {"tun_queue_dropped": None, "socket_dropped": None},
+        },
+    }
+    assert found["lease"] == {
+        "subnet": "100.96.1.0/24",
+        "public_ip": "10.168.0.2",
+        "expires_in_s": 86400.0,
+    }
+    assert found["peers"][0]["rx_bytes"] == 200
+    assert found["store"]["last_sync_s"] == pytest.approx(2, abs=1)
+
+
+def test_before_the_start_the_same_keys_are_there() -> None:
+    before, after = document(started=False), document()
+    assert before["state"] == "starting"
+    for name in ("backend", "lease", "store", "counters"):
+        assert before[name].keys() == after[name].keys()
+    assert json.loads(json.dumps(before)) == before
+
+
+def test_rendered_for_people() -> None:
+    text = render(document())
+    assert "ready, up 1h 2m" in text
+    assert "100.96.1.0/24 as 10.168.0.2, expires in 1d" in text
+    assert re.search(r"100\.96\.2\.0/24 +10\.168\.0\.3 +1 +100 +2 +200", text)
+    assert "repairs  device 2" in text
+    assert "drop_x" not in text
+    assert "tun_queue_dropped" in text
+
+
+def test_rendered_before_the_start() -> None:
+    text = render(document(started=False))
+    assert "starting" in text
+    assert "lease    none yet" in text
+
+
+async def test_served_with_mode_0600_and_removed(tmp_path: Path) -> None:
+    server = ControlServer(tmp_path, lambda: {"state": "ready"})
+    await server.start()
+    path = tmp_path / "tunneld.sock"
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert await asyncio.to_thread(fetch, tmp_path) == {"state": "ready"}
+    await server.close()
+    assert not path.exists()
+    await server.close()
+
+
+async def test_a_stale_socket_is_replaced(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as stale:
+        stale.bind(str(tmp_path / "tunneld.sock"))
+    with pytest.raises(StartError, match="no tunneld answers"):
+        fetch(tmp_path)
+    server = ControlServer(tmp_path, dict)
+    await server.start()
+    assert await asyncio.to_thread(fetch, tmp_path) == {}
+    await server.close()
+
+
+async def test_a_reader_that_leaves_hurts_nobody(tmp_path: Path) -> None:
+    server = ControlServer(tmp_path, lambda: {"fill": "x" * 1_000_000})
+    await server.start()
+    with socket.socket(socket.AF_UNIX) as rude:
+        rude.setblocking(False)
+        await asyncio.get_running_loop().sock_connect(rude, str(tmp_path / "tunneld.sock"))
+    found = await asyncio.to_thread(fetch, tmp_path)
+    assert len(found["fill"]) == 1_000_000
+    await server.close()
+
+
+def test_nobody_there(tmp_path: Path) -> None:
+    with pytest.raises(StartError, match="start it with `tunneld run`") as caught:
+        fetch(tmp_path)
+    assert caught.value.exit_code == 1

@@ -1,0 +1,100 @@
+"""Path MTUs of the peers that we send to.
+
+Nothing tells an unconnected socket that a path became narrower; the kernel knows, so once a second
+it is asked for each peer whose send counter moved (design: Admission, path MTU).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Mapping
+from ipaddress import IPv4Address, IPv4Network
+
+from tunneld.backend import udp_socket
+from tunneld.dataplane import PeerCounters
+from tunneld.lease import Lease
+
+PERIOD_S = 1.0
+SMALLEST = 576
+"""RFC 791: every host takes that much; a smaller figure is a broken or forged ICMP."""
+
+_YIELD_EVERY = 200
+
+
+class PathMtus:
+    """What is known of each path that is narrower than our own link.
+
+    Args:
+        port: the tunnel's UDP port.
+        peer_counters: returns the counters of the current peers.
+        publish: called after a change.
+        ask: how the kernel is asked; tests give their own.
+
+    Attributes:
+        limit: bytes of our own largest outer packet; a path that takes as much needs no entry.
+    """
+
+    def __init__(
+        self,
+        port: int,
+        peer_counters: Callable[[], Mapping[IPv4Network, PeerCounters]],
+        publish: Callable[[], None],
+        ask: Callable[[IPv4Address, int], int | None] = udp_socket.path_mtu,
+    ) -> None:
+        self.limit = 65535
+        self._port = port
+        self._peer_counters = peer_counters
+        self._publish = publish
+        self._ask = ask
+        self._known: dict[IPv4Address, int] = {}
+        self._public_ips: dict[IPv4Network, IPv4Address] = {}
+        self._sent: dict[IPv4Network, int] = {}
+
+    def of(self, public_ip: IPv4Address) -> int:
+        """Return the path MTU to a peer in bytes; 0: as wide as our own link."""
+        return self._known.get(public_ip, 0)
+
+    def keep_only(self, peers: Iterable[Lease]) -> None:
+        """Forget the peers that left."""
+        self._public_ips = {peer.subnet: peer.public_ip for peer in peers}
+        stay = set(self._public_ips.values())
+        self._known = {ip: mtu for ip, mtu in self._known.items() if ip in stay}
+        self._sent = {net: sent for net, sent in self._sent.items() if net in self._public_ips}
+
+    def forget(self) -> None:
+        """Forget all figures: our own link changed."""
+        self._known.clear()
+
+    async def follow(self) -> None:
+        """Ask once a second, for ever."""
+        while True:
+            await asyncio.sleep(PERIOD_S)
+            await self.ask_active()
+
+    async def ask_active(self) -> None:
+        """Ask for each peer that we sent to since the last time; publish when a figure changed."""
+        active = set()
+        for subnet, counters in self._peer_counters().items():
+            if counters.tx_packets != self._sent.get(subnet, 0) and subnet in self._public_ips:
+                active.add(self._public_ips[subnet])
+            self._sent[subnet] = counters.tx_packets
+        changed = False
+        for index, public_ip in enumerate(active, start=1):
+            changed |= self._learn(public_ip)
+            if index % _YIELD_EVERY == 0:
+                await asyncio.sleep(0)
+        if changed:
+            self._publish()
+
+    def _learn(self, public_ip: IPv4Address) -> bool:
+        mtu = self._ask(public_ip, self._port)
+        if mtu is None or mtu < SMALLEST:
+            return False
+        known = 0 if mtu >= self.limit else mtu
+        if known == self.of(public_ip):
+            return False
+        if known:
+            self._known[public_ip] = known
+        else:
+            self._known.pop(public_ip, None)
+        return True

@@ -1,0 +1,38 @@
+"""The backends by the network config's `Backend.Type`: a new one is one file and one line here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from tunneld.backend.udp import UdpBackend
+from tunneld.errors import ConfigError
+
+if TYPE_CHECKING:
+    from tunneld.backend import Backend, BackendOptions
+    from tunneld.link.rtnl import Rtnl
+
+BACKENDS: dict[str, Callable[[BackendOptions, Rtnl], Backend]] = {
+    "udp": UdpBackend,
+}
+
+
+def open_backend(kind: str, source: str, options: BackendOptions, rtnl: Rtnl) -> Backend:
+    """Return the backend of a type.
+
+    Args:
+        kind: `Backend.Type` in lower case, one that flannel knows.
+        source: where the network config came from, for the error.
+        options: see `BackendOptions`.
+        rtnl: the kernel's links, addresses and routes.
+
+    Raises:
+        ConfigError: this release does not have it.
+    """
+    if kind not in BACKENDS:
+        raise ConfigError(
+            f"this release has no backend {kind}, only {', '.join(BACKENDS)}",
+            field="Backend.Type",
+            source=source,
+        )
+    return BACKENDS[kind](options, rtnl)

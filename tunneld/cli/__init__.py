@@ -1,0 +1,64 @@
+"""The command line: `tunneld COMMAND`; `tunneld` followed by a flag means `tunneld run`.
+
+Only the module of the command that was asked for is imported: `tunneld status` is run by scripts
+and must answer in well under a tenth of a second.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+
+from tunneld.errors import TunneldError
+
+COMMANDS: dict[str, str] = {
+    "run": "run the daemon in the foreground",
+    "status": "show what the running daemon does",
+    "cleanup": "remove what a daemon left in the kernel",
+    "doctor": "tell what this kernel and this user can do",
+    "demo": "two nodes in namespaces: see the tunnel work",
+}
+"""Command -> one line about it; the module is `tunneld.cli.<command>`."""
+
+_HELP = ("-h", "--help", "-help")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code (see `tunneld.errors`)."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if arguments and arguments[0].startswith("-") and arguments[0] not in _HELP:
+        arguments.insert(0, "run")
+    try:
+        return _dispatch(arguments)
+    except TunneldError as error:
+        print(f"tunneld: {error}", file=sys.stderr)
+        return error.exit_code
+    except BrokenPipeError:
+        # `tunneld status | head`: the reader has what it wanted.
+        sys.stderr.close()
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+def _dispatch(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(
+        prog="tunneld",
+        description="A userspace UDP tunnel between container hosts, compatible with flannel.",
+        allow_abbrev=False,
+    )
+    subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    chosen = arguments[0] if arguments else ""
+    for name, summary in COMMANDS.items():
+        if name != chosen:
+            subparsers.add_parser(name, help=summary)
+    if chosen not in COMMANDS:
+        parser.parse_args(arguments)
+        return 2
+    module = importlib.import_module(f"tunneld.cli.{chosen}")
+    module.add_parser(subparsers)
+    if chosen == "run":
+        arguments = module.normalise(arguments)
+    return int(module.run(parser.parse_args(arguments)))

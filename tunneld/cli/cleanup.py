@@ -1,0 +1,72 @@
+"""`tunneld cleanup`: remove what a daemon left in the kernel; may be run again and again."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tunneld.observe.status import SOCKET_NAME
+from tunneld.run_dir import RunDirLock
+
+if TYPE_CHECKING:
+    from tunneld.link.rtnl import Rtnl
+
+    Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]  # noqa: SLF001
+
+DEVICE_PREFIX = "flannel"
+
+
+def add_parser(subparsers: Subparsers) -> None:
+    """Add the `cleanup` command."""
+    parser = subparsers.add_parser(
+        "cleanup",
+        help="remove what a daemon left in the kernel",
+        description="Removes our device, our routes and the unreachable routes that keep overlay"
+        " packets off the default route. The lease and subnet.env stay.",
+    )
+    parser.add_argument("--run-dir", default="/run/tunneld", metavar="DIR", help="as `run` had it")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Remove everything of ours and say what it was.
+
+    Raises:
+        StartError: a daemon runs with this run directory, or we may not change the kernel.
+    """
+    from tunneld.loop import run as run_loop  # noqa: PLC0415 - not for `--help`
+
+    run_dir = Path(args.run_dir)
+    with RunDirLock(run_dir):
+        (run_dir / SOCKET_NAME).unlink(missing_ok=True)
+        return run_loop(_cleanup())
+
+
+async def _cleanup() -> int:
+    from tunneld.link.rtnl import Rtnl  # noqa: PLC0415
+
+    async with Rtnl() as rtnl:
+        removed = await remove_all(rtnl)
+    for line in removed:
+        print(f"removed {line}")
+    if not removed:
+        print("nothing of tunneld is here")
+    return 0
+
+
+async def remove_all(rtnl: Rtnl) -> list[str]:
+    """Remove our devices and every route that carries our protocol number.
+
+    Returns:
+        What was removed, one line each.
+    """
+    names = {link.index: link.name for link in await rtnl.links()}
+    routes = await rtnl.our_routes()
+    # The device first: while it goes, the unreachable routes still hold.
+    devices = {names.get(route.ifindex or 0, "") for route in routes}
+    ours = sorted(name for name in devices if name.startswith(DEVICE_PREFIX))
+    removed = [f"device {name}" for name in ours if await rtnl.remove_link(name)]
+    for route in await rtnl.our_routes():
+        await rtnl.remove_route(route)
+        removed.append(f"route {route}")
+    return removed

@@ -1,0 +1,216 @@
+"""The composition root: start order and shutdown order (design: life of the daemon).
+
+config -> store -> underlay -> lease -> unreachable routes, device, address, route -> dataplane ->
+subnet.env -> ready; what runs after that is `tunneld.service`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import signal
+import time
+from contextlib import AsyncExitStack, suppress
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from tunneld import __version__, allocate, netconf, subnet_env
+from tunneld.backend import BackendOptions
+from tunneld.backend.registry import open_backend
+from tunneld.control import ControlServer
+from tunneld.errors import TunneldError
+from tunneld.lease_keeper import LeaseKeeper
+from tunneld.link import underlay as underlays
+from tunneld.link.rtnl import Rtnl
+from tunneld.observe.document import build
+from tunneld.observe.log import fields
+from tunneld.observe.notify import notify
+from tunneld.run_dir import RunDirLock
+from tunneld.service import Parts, Service, underlay_fields
+from tunneld.store import NoNetworkConfigError, StoreUnavailableError
+from tunneld.store.registry import open_store
+from tunneld.subnet_map import SubnetMap
+from tunneld.supervise import Backoff
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from tunneld.config import Config
+    from tunneld.link.underlay import Underlay
+    from tunneld.netconf import NetworkConfig
+    from tunneld.store import Store
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+
+async def main(config: Config) -> int:
+    """Run one daemon until a signal; returns the exit code.
+
+    Raises:
+        TunneldError: with its exit code, when the daemon cannot start or go on.
+    """
+    with RunDirLock(config.run_dir):
+        subnet_env.check_writable(config.subnet_file)
+        return await Daemon(config).run()
+
+
+class Daemon:
+    """One daemon.
+
+    Args:
+        config: the checked options.
+        ttl: seconds that the lease lives without a renewal.
+        rng: chooses the subnet and the jitter.
+    """
+
+    def __init__(
+        self, config: Config, *, ttl: float = allocate.DEFAULT_TTL, rng: random.Random | None = None
+    ) -> None:
+        self._config = config
+        self._ttl = ttl
+        self._rng = rng or random.Random()  # noqa: S311 - spreads nodes, keeps no secret
+        self._began = time.monotonic()
+        self._stopping = False
+        self._store: Store | None = None
+        self._service: Service | None = None
+
+    async def run(self) -> int:
+        """Start, supervise, stop; returns 0 after a signal.
+
+        Raises:
+            TunneldError: the daemon cannot start or go on.
+        """
+        loop = asyncio.get_running_loop()
+        stop = asyncio.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stop.set)
+        failure: asyncio.Future[BaseException] = loop.create_future()
+        async with AsyncExitStack() as stack:
+            control = ControlServer(self._config.run_dir, self._status)
+            await control.start()
+            stack.push_async_callback(control.close)
+            life = loop.create_task(self._live(stack, failure))
+            stopped = loop.create_task(stop.wait())
+            ends: set[asyncio.Future[Any]] = {life, stopped, failure}
+            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+            self._stopping = True
+            notify("STOPPING=1")
+            for task in (stopped, life):
+                task.cancel()
+            with suppress(asyncio.CancelledError):
+                await life
+            if failure.done():
+                raise TunneldError(f"the backend cannot go on: {failure.result()}")
+        log.info("stopped by a signal")
+        return 0
+
+    async def _live(self, stack: AsyncExitStack, failure: asyncio.Future[BaseException]) -> None:
+        def fail(error: BaseException) -> None:
+            if not failure.done():
+                failure.set_result(error)
+
+        self._service = service = Service(await self._start(stack, fail), self._rng)
+        service.write_subnet_env()
+        await service.run()
+
+    async def _start(self, stack: AsyncExitStack, fail: Callable[[BaseException], None]) -> Parts:
+        config = self._config
+        self._store = store = open_store(config.store)
+        stack.push_async_callback(store.close)
+        source = f"network config of {store.url}"
+        text = await self._until_store_answers("read the network config", store.get_config)
+        network = netconf.parse_network_config(text, source)
+        rtnl = await stack.enter_async_context(Rtnl())
+
+        async def choose_underlay() -> Underlay:
+            return await _choose_underlay(rtnl, config)
+
+        underlay = await choose_underlay()
+        log.info("external interface", extra=underlay_fields(underlay))
+        options = _backend_options(config, network, fail)
+        backend = open_backend(network.backend_type, source, options, rtnl)
+        stack.push_async_callback(backend.stop)
+        attrs = await backend.prepare(underlay)
+        previous = subnet_env.previous_subnet(config.subnet_file)
+
+        async def acquire() -> allocate.Held:
+            return await allocate.acquire(
+                store, network, attrs, previous=previous, ttl=self._ttl, rng=self._rng
+            )
+
+        held = await self._until_store_answers("acquire a lease", acquire)
+        log.info("lease", extra=fields(subnet=held.lease.subnet, public_ip=held.lease.public_ip))
+        await backend.start(held.lease)
+        return Parts(
+            store=store,
+            backend=backend,
+            keeper=LeaseKeeper(store, held, ttl=self._ttl, margin=config.renew_margin),
+            subnet_map=SubnetMap(network.network, held.lease.subnet, held.lease.public_ip),
+            underlay=underlay,
+            network=network.network,
+            subnet_file=config.subnet_file,
+            choose_underlay=choose_underlay,
+            kernel_events=rtnl.watch,
+        )
+
+    async def _until_store_answers(self, doing: str, ask: Callable[[], Awaitable[T]]) -> T:
+        """Wait for the store for ever: a node must come up by itself after a power cut."""
+        backoff = Backoff(first=0.5, ceiling=10.0, rng=self._rng)
+        while True:
+            try:
+                return await ask()
+            except (StoreUnavailableError, NoNetworkConfigError) as error:
+                delay = backoff.delay()
+                pair = fields(to=doing, error=error, again_in_s=round(delay, 2))
+                log.warning("waiting for the store", extra=pair)
+                notify(f"STATUS=waiting for the store: {error}")
+                await asyncio.sleep(delay)
+
+    @property
+    def _state(self) -> str:
+        service = self._service
+        if self._stopping:
+            return "stopping"
+        if service is None or not service.ready:
+            return "starting"
+        connected = service.parts.store.health().state == "connected"
+        announced = service.parts.keeper.announced
+        forwarding = service.parts.backend.status().forwarding
+        return "ready" if connected and announced and forwarding else "degraded"
+
+    def _status(self) -> dict[str, object]:
+        return build(
+            version=__version__,
+            uptime=time.monotonic() - self._began,
+            state=self._state,
+            store_url=self._config.store,
+            store=self._store,
+            parts=self._service.parts if self._service else None,
+        )
+
+
+async def _choose_underlay(rtnl: Rtnl, config: Config) -> Underlay:
+    return await underlays.choose(
+        rtnl,
+        iface=config.iface,
+        iface_regex=config.iface_regex,
+        can_reach=config.iface_can_reach,
+        public_ip=str(config.public_ip) if config.public_ip else None,
+    )
+
+
+def _backend_options(
+    config: Config, network: NetworkConfig, fail: Callable[[BaseException], None]
+) -> BackendOptions:
+    return BackendOptions(
+        network=network.network,
+        port=network.port,
+        mtu=network.mtu,
+        dataplane=config.dataplane,
+        threads=config.threads,
+        source_check=config.source_check,
+        allow_sources=config.allow_sources,
+        on_failure=fail,
+    )

@@ -1,0 +1,117 @@
+"""Builds the status document (design: Contracts that scripts rely on)."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from ipaddress import IPv4Network
+from typing import TYPE_CHECKING
+
+from tunneld.dataplane import PeerCounters
+
+if TYPE_CHECKING:
+    from tunneld.backend import Backend
+    from tunneld.lease import Lease
+    from tunneld.lease_keeper import LeaseKeeper
+    from tunneld.service import Parts
+    from tunneld.store import Store
+
+
+def build(
+    *,
+    version: str,
+    uptime: float,
+    state: str,
+    store_url: str,
+    store: Store | None,
+    parts: Parts | None,
+) -> dict[str, object]:
+    """Return the document; every key is always there, with null or zero before its time.
+
+    Args:
+        version: of tunneld.
+        uptime: seconds.
+        state: starting, ready, degraded or stopping.
+        store_url: as configured.
+        store: None before it was opened.
+        parts: None before the start sequence is through.
+    """
+    counters = parts.backend.counters() if parts else None
+    return {
+        "version": version,
+        "uptime_s": round(uptime, 3),
+        "state": state,
+        "backend": _backend(parts.backend if parts else None),
+        "lease": _lease(parts.keeper if parts else None),
+        "store": _store(store_url, store),
+        "peers": _peers(parts),
+        "counters": {
+            "outbound": counters.outbound if counters else {},
+            "inbound": counters.inbound if counters else {},
+            "kernel": dict(parts.backend.kernel_counters()) if parts else _NO_KERNEL_COUNTERS,
+        },
+    }
+
+
+_NO_KERNEL_COUNTERS = {"tun_queue_dropped": 0, "socket_dropped": 0}
+
+
+def _backend(backend: Backend | None) -> dict[str, object]:
+    if backend is None:
+        return {
+            "type": None,
+            "device": None,
+            "mtu": 0,
+            "dataplane": None,
+            "threads": 0,
+            "offload": {},
+            "repairs": {},
+        }
+    now = backend.status()
+    return {
+        "type": now.type,
+        "device": now.device,
+        "mtu": now.mtu,
+        "dataplane": now.dataplane,
+        "threads": now.threads,
+        "offload": dict(now.offload),
+        "repairs": dict(now.repairs),
+    }
+
+
+def _lease(keeper: LeaseKeeper | None) -> dict[str, object]:
+    if keeper is None:
+        return {"subnet": None, "public_ip": None, "expires_in_s": None}
+    lease, left = keeper.held.lease, keeper.expires_in
+    return {
+        "subnet": str(lease.subnet),
+        "public_ip": str(lease.public_ip),
+        "expires_in_s": None if left is None else round(left, 3),
+    }
+
+
+def _store(url: str, store: Store | None) -> dict[str, object]:
+    if store is None:
+        return {"url": url, "state": "connecting", "last_sync_s": None}
+    health = store.health()
+    synced = None if health.last_sync is None else round(time.monotonic() - health.last_sync, 3)
+    return {"url": store.url, "state": health.state, "last_sync_s": synced}
+
+
+def _peers(parts: Parts | None) -> list[dict[str, object]]:
+    if parts is None:
+        return []
+    counters = parts.backend.peer_counters()
+    return [_peer(lease, counters) for lease in parts.subnet_map.peers]
+
+
+def _peer(lease: Lease, counters: Mapping[IPv4Network, PeerCounters]) -> dict[str, object]:
+    now = counters.get(lease.subnet) or PeerCounters()
+    return {
+        "subnet": str(lease.subnet),
+        "public_ip": str(lease.public_ip),
+        "tx_packets": now.tx_packets,
+        "tx_bytes": now.tx_bytes,
+        "rx_packets": now.rx_packets,
+        "rx_bytes": now.rx_bytes,
+    }

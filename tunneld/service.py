@@ -1,0 +1,221 @@
+"""The daemon once it is up: the supervised tasks that keep it true to the store and the kernel."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from tunneld import subnet_env
+from tunneld.errors import TunneldError
+from tunneld.observe.log import fields
+from tunneld.observe.notify import notify
+from tunneld.store import Deleted, Listed, Put
+from tunneld.supervise import Backoff, supervise
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from ipaddress import IPv4Network
+    from pathlib import Path
+
+    from tunneld.backend import Backend
+    from tunneld.lease_keeper import LeaseKeeper
+    from tunneld.link.underlay import Underlay
+    from tunneld.store import Store, StoreEvent
+    from tunneld.subnet_map import Change, SubnetMap
+
+log = logging.getLogger(__name__)
+
+SAFETY_NET_S = 30.0
+"""How often the kernel's state is compared although netlink told nothing."""
+
+_DEBOUNCE_S = 0.01
+_MIN_GAP_S = 0.1
+
+
+@dataclass(slots=True)
+class Parts:
+    """What the start sequence has built.
+
+    Attributes:
+        store: connected.
+        backend: started.
+        keeper: holds our lease.
+        subnet_map: still empty.
+        underlay: as `choose_underlay` returned it.
+        network: the overlay network.
+        subnet_file: where subnet.env goes.
+        choose_underlay: applies flannel's rules again.
+        kernel_events: yields something for each change of links, addresses and routes.
+    """
+
+    store: Store
+    backend: Backend
+    keeper: LeaseKeeper
+    subnet_map: SubnetMap
+    underlay: Underlay
+    network: IPv4Network
+    subnet_file: Path
+    choose_underlay: Callable[[], Awaitable[Underlay]]
+    kernel_events: Callable[[], AsyncIterator[object]]
+
+
+class Service:
+    """Runs until a task meets an error that is final.
+
+    Args:
+        parts: see `Parts`.
+        rng: jitter of the restarts.
+
+    Attributes:
+        parts: as given; `underlay` is followed.
+        ready: the first listing of the store is in force.
+    """
+
+    def __init__(self, parts: Parts, rng: random.Random) -> None:
+        self.parts = parts
+        self.ready = False
+        self._rng = rng
+        self._kernel_changed = asyncio.Event()
+        self._peers_changed = asyncio.Event()
+        self._listed = False
+
+    async def run(self) -> None:
+        """Supervise the tasks.
+
+        Raises:
+            LeaseLostError: another owner holds our subnet.
+        """
+        tasks = [
+            self._task("store watch", self._follow_store),
+            self._task("peers", self._publish_peers),
+            self._task("lease", self.parts.keeper.keep),
+            self._task("netlink watch", self._watch_kernel),
+            self._task("repair", self._repair),
+        ]
+        try:
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
+            for task in done:
+                task.result()
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _task(self, name: str, run: Callable[[], Awaitable[None]]) -> asyncio.Task[None]:
+        backoff = Backoff(rng=self._rng)
+        return asyncio.get_running_loop().create_task(supervise(name, run, backoff=backoff))
+
+    def write_subnet_env(self) -> None:
+        """Bring subnet.env up to date.
+
+        Raises:
+            StartError: it cannot be written.
+        """
+        parts = self.parts
+        mtu = parts.backend.status().mtu
+        text = subnet_env.render(parts.network, parts.keeper.held.lease.subnet, mtu)
+        if subnet_env.write(parts.subnet_file, text):
+            log.info("wrote subnet.env", extra=fields(path=parts.subnet_file, mtu=mtu))
+
+    async def _follow_store(self) -> None:
+        async for event in self.parts.store.watch():
+            self._take(event)
+
+    def _take(self, event: StoreEvent) -> None:
+        keeper, subnet_map = self.parts.keeper, self.parts.subnet_map
+        own = keeper.held.lease.key
+        match event:
+            case Listed(entries):
+                change = subnet_map.snapshot(entries)
+                keeper.seen(next((entry for entry in entries if entry.key == own), None))
+                self._listed = True
+                self._peers_changed.set()
+            case Put(entry):
+                change = subnet_map.put(entry)
+                if entry.key == own:
+                    keeper.seen(entry)
+            case Deleted(key):
+                change = subnet_map.delete(key)
+                if key == own:
+                    keeper.seen(None)
+        self._tell(change)
+        if change:
+            self._peers_changed.set()
+
+    def _tell(self, change: Change) -> None:
+        for verb in ("added", "changed", "removed"):
+            for lease in getattr(change, verb):
+                pair = fields(subnet=lease.subnet, public_ip=lease.public_ip)
+                log.info("peer %s", verb, extra=pair)
+        for key, reason in change.quarantined:
+            log.warning("lease skipped", extra=fields(key=key, reason=reason))
+        for key in change.released:
+            log.info("lease no longer skipped", extra=fields(key=key))
+
+    async def _publish_peers(self) -> None:
+        while True:
+            await self._peers_changed.wait()
+            self._peers_changed.clear()
+            try:
+                await self.parts.backend.apply(self.parts.subnet_map.peers)
+            except BaseException:
+                self._peers_changed.set()
+                raise
+            if self._listed and not self.ready:
+                self.ready = True
+                log.info("ready", extra=fields(peers=len(self.parts.subnet_map.peers)))
+                notify("READY=1", f"STATUS=forwarding {self.parts.keeper.held.lease.subnet}")
+
+    async def _watch_kernel(self) -> None:
+        async for _ in self.parts.kernel_events():
+            self._kernel_changed.set()
+
+    async def _repair(self) -> None:
+        """Coalesce kernel events: one comparison for a burst, a slow one for what was missed."""
+        while True:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._kernel_changed.wait(), SAFETY_NET_S)
+            await asyncio.sleep(_DEBOUNCE_S)
+            self._kernel_changed.clear()
+            try:
+                await self._follow_underlay()
+                await self.parts.backend.ensure()
+            except BaseException:
+                self._kernel_changed.set()
+                raise
+            await asyncio.sleep(_MIN_GAP_S)
+
+    async def _follow_underlay(self) -> None:
+        parts = self.parts
+        try:
+            underlay = await parts.choose_underlay()
+        except TunneldError as error:
+            # The interface is on its way back, or gone; what we have may still carry.
+            log.debug("external interface: %s", error)
+            return
+        if underlay == parts.underlay:
+            return
+        await parts.backend.underlay_changed(underlay)
+        parts.underlay = underlay
+        log.warning("external interface changed", extra=underlay_fields(underlay))
+        self.write_subnet_env()
+        lease = parts.keeper.held.lease
+        if underlay.public_ip != lease.public_ip:
+            parts.keeper.announce(underlay.public_ip)
+            self._tell(parts.subnet_map.own_changed(lease.subnet, underlay.public_ip))
+            self._peers_changed.set()
+
+
+def underlay_fields(underlay: Underlay) -> dict[str, dict[str, object]]:
+    """Return the log fields that describe the external interface."""
+    return fields(
+        name=underlay.ifname,
+        address=underlay.address,
+        public_ip=underlay.public_ip,
+        mtu=underlay.mtu,
+    )
