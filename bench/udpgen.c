@@ -3,6 +3,11 @@
  *
  *   udpgen recv PORT                               count until nothing came for half a second
  *   udpgen send ADDRESS PORT SIZE SECONDS [PPS]    send as fast as possible, or PPS per second
+ *   udpgen echo PORT                               send every datagram back, until killed
+ *   udpgen ping ADDRESS PORT SIZE SECONDS          one datagram at a time: round trips
+ *
+ * SIZE is a figure or a range (64-127): then sizes vary from one datagram to the next, so that
+ * nothing on the way can join them.
  *
  * Each datagram begins with a 64-bit sequence number in host byte order (both ends run on one
  * machine). The receiver keeps one bit per number, so it tells loss from duplication, and counts a
@@ -150,14 +155,10 @@ static int receive(uint16_t port)
 	return 0;
 }
 
-static int send_all(const char *address, uint16_t port, size_t size, double seconds, double pps)
+/** connect_to() - a UDP socket to the other end */
+static int connect_to(const char *address, uint16_t port)
 {
-	static uint8_t slots[BATCH][SLOT];
 	struct sockaddr_in peer = {.sin_family = AF_INET, .sin_port = htons(port)};
-	struct mmsghdr messages[BATCH] = {0};
-	struct iovec vectors[BATCH];
-	uint64_t seq = 0, failed = 0;
-	double begin, end;
 	int fd = socket(AF_INET, SOCK_DGRAM, 0);
 
 	if (fd < 0)
@@ -167,6 +168,19 @@ static int send_all(const char *address, uint16_t port, size_t size, double seco
 		die("address");
 	if (connect(fd, (struct sockaddr *)&peer, sizeof(peer)) < 0)
 		die("connect");
+	return fd;
+}
+
+static int send_all(const char *address, uint16_t port, size_t size, size_t spread, double seconds,
+		    double pps)
+{
+	static uint8_t slots[BATCH][SLOT];
+	struct mmsghdr messages[BATCH] = {0};
+	struct iovec vectors[BATCH];
+	uint64_t seq = 0, failed = 0;
+	double begin, end;
+	int fd = connect_to(address, port);
+
 	for (int i = 0; i < BATCH; i++) {
 		vectors[i] = (struct iovec){slots[i], size};
 		messages[i].msg_hdr.msg_iov = &vectors[i];
@@ -191,6 +205,8 @@ static int send_all(const char *address, uint16_t port, size_t size, double seco
 			uint64_t number = seq + i;
 
 			memcpy(slots[i], &number, sizeof(number));
+			/* Knuth's hash: sizes that look random and are the same in every run. */
+			vectors[i].iov_len = size + (number * 2654435761u >> 16) % spread;
 		}
 		sent = sendmmsg(fd, messages, batch, 0);
 		/* A refused datagram is one that did not arrive: its number is used up. */
@@ -207,19 +223,108 @@ static int send_all(const char *address, uint16_t port, size_t size, double seco
 	return 0;
 }
 
+static _Noreturn void echo(uint16_t port)
+{
+	struct sockaddr_in local = {.sin_family = AF_INET, .sin_port = htons(port)};
+	struct sockaddr_in from;
+	uint8_t data[SLOT];
+	int fd = socket(AF_INET, SOCK_DGRAM, 0);
+
+	if (fd < 0)
+		die("socket");
+	if (bind(fd, (struct sockaddr *)&local, sizeof(local)) < 0)
+		die("bind");
+	puts("ready");
+	fflush(stdout);
+	for (;;) {
+		socklen_t length = sizeof(from);
+		ssize_t got =
+			recvfrom(fd, data, sizeof(data), 0, (struct sockaddr *)&from, &length);
+
+		if (got >= 0)
+			sendto(fd, data, (size_t)got, 0, (struct sockaddr *)&from, length);
+	}
+}
+
+static int by_size(const void *a, const void *b)
+{
+	const float *x = a, *y = b;
+
+	return (*x > *y) - (*x < *y);
+}
+
+/** ping() - round trips, one at a time; a lost one is given up after IDLE_MS */
+static int ping(const char *address, uint16_t port, size_t size, double seconds)
+{
+	size_t capacity = 1 << 20, count = 0, lost = 0;
+	float *rtt = malloc(capacity * sizeof(*rtt));
+	int fd = connect_to(address, port);
+	uint8_t data[SLOT] = {0};
+	double begin = now();
+
+	if (!rtt)
+		die("malloc");
+	for (uint64_t seq = 1; now() - begin < seconds && count < capacity; seq++) {
+		struct pollfd entry = {.fd = fd, .events = POLLIN};
+		double sent = now();
+		uint64_t back = 0;
+
+		memcpy(data, &seq, sizeof(seq));
+		if (send(fd, data, size, 0) < 0)
+			die("send");
+		while (back != seq && poll(&entry, 1, IDLE_MS) > 0)
+			if (recv(fd, data, sizeof(data), 0) >= (ssize_t)sizeof(back))
+				memcpy(&back, data, sizeof(back));
+		if (back == seq)
+			rtt[count++] = (float)((now() - sent) * 1e6);
+		else
+			lost++;
+	}
+	qsort(rtt, count, sizeof(*rtt), by_size);
+	printf("{\"count\": %zu, \"lost\": %zu, \"rtt_us_min\": %.1f, \"rtt_us_p50\": %.1f, "
+	       "\"rtt_us_p99\": %.1f}\n",
+	       count, lost, count ? rtt[0] : 0.0, count ? rtt[count / 2] : 0.0,
+	       count ? rtt[count * 99 / 100] : 0.0);
+	free(rtt);
+	close(fd);
+	return 0;
+}
+
+/** sizes() - parse SIZE or SIZE-SIZE; 0 when it is neither */
+static size_t sizes(const char *text, size_t *spread)
+{
+	char *rest;
+	long low = strtol(text, &rest, 10);
+	long high = *rest == '-' ? strtol(rest + 1, &rest, 10) : low;
+
+	if (*rest || low < 8 || high < low || high > SLOT)
+		return 0;
+	*spread = (size_t)(high - low) + 1;
+	return (size_t)low;
+}
+
 int main(int argc, char **argv)
 {
+	size_t spread = 1;
+
+	if (argc == 3 && !strcmp(argv[1], "echo"))
+		echo((uint16_t)atoi(argv[2]));
+	if (argc == 6 && !strcmp(argv[1], "ping") && sizes(argv[4], &spread))
+		return ping(argv[2], (uint16_t)atoi(argv[3]), sizes(argv[4], &spread),
+			    atof(argv[5]));
 	if (argc == 3 && !strcmp(argv[1], "recv"))
 		return receive((uint16_t)atoi(argv[2]));
 	if ((argc == 6 || argc == 7) && !strcmp(argv[1], "send")) {
-		long size = atol(argv[4]);
+		size_t size = sizes(argv[4], &spread);
 
-		if (size >= 8 && size <= SLOT)
-			return send_all(argv[2], (uint16_t)atoi(argv[3]), (size_t)size,
+		if (size)
+			return send_all(argv[2], (uint16_t)atoi(argv[3]), size, spread,
 					atof(argv[5]), argc == 7 ? atof(argv[6]) : 0);
 	}
 	fprintf(stderr,
-		"usage: udpgen recv PORT | udpgen send ADDRESS PORT SIZE(8-%d) SECONDS [PPS]\n",
+		"usage: udpgen recv PORT | udpgen send ADDRESS PORT SIZE SECONDS [PPS]\n"
+		"       udpgen echo PORT | udpgen ping ADDRESS PORT SIZE SECONDS\n"
+		"SIZE: 8-%d bytes, or a range such as 64-127\n",
 		SLOT);
 	return 2;
 }
