@@ -7,8 +7,15 @@
  * a count) on success and -errno on failure.
  */
 
-/* Directions: which halves of the packet path a tnl_run() call serves. */
+/* Directions: whose counters. */
 enum { TNL_OUTBOUND = 1, TNL_INBOUND = 2 };
+
+/* Roles of the threads inside tnl_run(): the main thread serves outbound always, and inbound unless
+ * the helper does. */
+enum { TNL_MAIN = 1, TNL_HELPER = 2 };
+
+/* When the helper serves inbound: TNL_THREADS_AUTO, only under load. */
+enum { TNL_THREADS_ONE = 1, TNL_THREADS_TWO = 2, TNL_THREADS_AUTO = 3 };
 
 /* Capabilities of the descriptors handed to tnl_create(); the rungs are combinations of them. */
 enum {
@@ -27,6 +34,9 @@ enum { TNL_SOURCE_OFF = 0, TNL_SOURCE_PEER = 1, TNL_SOURCE_STRICT = 2 };
  * @tun_fd:       the TUN device
  * @udp_fd:       the bound UDP socket
  * @stop_fd:      an eventfd; once readable, every tnl_run() returns 0
+ * @main_fd:      an eventfd that wakes the main thread
+ * @helper_fd:    an eventfd that wakes the helper
+ * @threads:      TNL_THREADS_*; but for TNL_THREADS_ONE a helper must run
  * @batch:        packets per system call, 1..64 (1 is rung "syscall")
  * @features:     TNL_UDP_SEGMENT | ...
  * @max_segments: segments of one UDP_SEGMENT send (kernel limit, probed)
@@ -36,6 +46,9 @@ struct tnl_options {
 	int32_t tun_fd;
 	int32_t udp_fd;
 	int32_t stop_fd;
+	int32_t main_fd;
+	int32_t helper_fd;
+	uint32_t threads;
 	uint32_t batch;
 	uint32_t features;
 	uint32_t max_segments;
@@ -98,6 +111,23 @@ struct tnl_peer_counters {
 	uint64_t rx_bytes;
 };
 
+/**
+ * struct tnl_gauges - what the engine really does now
+ * @threads:          1 or 2 threads move packets
+ * @segments:         packets per UDP_SEGMENT message; 1 after a downgrade
+ * @tcp, @udp:        whether received packets of that protocol are joined for the TUN
+ * @downgrades_udp:   runs that the kernel refused as one message
+ * @downgrades_tun:   superpackets that the TUN refused
+ */
+struct tnl_gauges {
+	uint32_t threads;
+	uint32_t segments;
+	uint32_t tcp;
+	uint32_t udp;
+	uint64_t downgrades_udp;
+	uint64_t downgrades_tun;
+};
+
 struct tnl_engine;
 
 /* Counters live in memory of the caller, so they outlive an engine: an array of
@@ -109,7 +139,8 @@ int tnl_create(const struct tnl_options *options, const struct tnl_snapshot *sna
 	       uint64_t *counters, struct tnl_engine **out);
 int tnl_publish(struct tnl_engine *engine, const struct tnl_snapshot *snapshot);
 int tnl_peer_counters(struct tnl_engine *engine, struct tnl_peer_counters *out, uint32_t count);
-int tnl_run(struct tnl_engine *engine, int directions);
+int tnl_run(struct tnl_engine *engine, int role);
+void tnl_gauges(const struct tnl_engine *engine, struct tnl_gauges *out);
 void tnl_free(struct tnl_engine *engine);
 
 /* The route table alone, for tests and the lookup benchmark. */

@@ -1,13 +1,11 @@
 /*
- * dataplane.c - see dataplane.h: create, publish, run, free.
+ * dataplane.c - see dataplane.h: create, publish, free. The loop is in loop.c.
  */
 #include "dataplane.h"
 
 #include <errno.h>
-#include <poll.h>
 #include <sched.h>
 #include <stdlib.h>
-#include <string.h>
 #include <time.h>
 
 #include "counters.h"
@@ -120,6 +118,7 @@ int tnl_create(const struct tnl_options *options, const struct tnl_snapshot *sna
 	if (!engine)
 		return -ENOMEM;
 	engine->options = *options;
+	engine->inbound_owner = TNL_MAIN;
 	error = tnl_routes_new(snapshot, &engine->routes);
 	if (!error)
 		error = outbound_new(engine, counters, &engine->outbound);
@@ -189,75 +188,20 @@ int tnl_peer_counters(struct tnl_engine *engine, struct tnl_peer_counters *out, 
 	return (int)count;
 }
 
-enum { POLL_STOP, POLL_TUN, POLL_UDP, POLL_COUNT };
-
 /**
- * loop_serve() - run the turns that poll asked for
- * @engine:  engine
- * @fds:     polled
- * @blocked: whether outbound waits for POLLOUT; updated
- *
- * Return: 0, or -ENODEV when the TUN is gone
+ * tnl_gauges() - what the engine really does now
+ * @engine: engine, running or not
+ * @out:    filled in
  */
-static int loop_serve(struct tnl_engine *engine, const struct pollfd *fds, bool *blocked)
+void tnl_gauges(const struct tnl_engine *engine, struct tnl_gauges *out)
 {
-	bool writable = *blocked && fds[POLL_UDP].revents & POLLOUT;
+	const struct tun_batch *tun = &engine->inbound->tun;
+	const struct udp_batch *udp = &engine->outbound->batch;
 
-	if (fds[POLL_TUN].revents & POLLIN || writable) {
-		enum turn_result result = outbound_turn(engine->outbound);
-
-		if (result == TURN_GONE)
-			return -ENODEV;
-		*blocked = result == TURN_BLOCKED;
-	}
-	if (fds[POLL_UDP].revents & (POLLIN | POLLERR))
-		inbound_turn(engine->inbound);
-	/* A deleted TUN shows as POLLERR without POLLIN: who only looks at POLLIN spins for ever.
-	 */
-	if (fds[POLL_TUN].revents & (POLLERR | POLLHUP | POLLNVAL))
-		return -ENODEV;
-	return 0;
-}
-
-/**
- * tnl_run() - move packets until stopped; called with the GIL released
- * @engine:     engine
- * @directions: TNL_OUTBOUND, TNL_INBOUND or both; each is served by one thread at a time
- *
- * Return: 0 after a stop, -ENODEV when the TUN was deleted, -errno of poll
- */
-int tnl_run(struct tnl_engine *engine, int directions)
-{
-	uint64_t *polls = directions & TNL_OUTBOUND ? &engine->outbound->counters[OUT_syscalls_poll]
-						    : &engine->inbound->counters[IN_syscalls_poll];
-	bool blocked = false;
-	int error = 0;
-
-	while (!error) {
-		struct pollfd fds[POLL_COUNT] = {
-			[POLL_STOP] = {.fd = engine->options.stop_fd, .events = POLLIN},
-			[POLL_TUN] = {.fd = engine->options.tun_fd},
-			[POLL_UDP] = {.fd = engine->options.udp_fd},
-		};
-
-		if (directions & TNL_OUTBOUND && !blocked)
-			fds[POLL_TUN].events = POLLIN;
-		if (blocked)
-			fds[POLL_UDP].events |= POLLOUT;
-		if (directions & TNL_INBOUND)
-			fds[POLL_UDP].events |= POLLIN;
-		if (poll(fds, POLL_COUNT, -1) < 0) {
-			if (errno == EINTR)
-				continue;
-			error = -errno;
-			break;
-		}
-		count(polls, 0, 1);
-		if (fds[POLL_STOP].revents)
-			break;
-		error = loop_serve(engine, fds, &blocked);
-	}
-	if (directions & TNL_OUTBOUND)
-		outbound_stop(engine->outbound);
-	return error;
+	out->threads = inbound_owner(engine) == TNL_HELPER ? 2 : 1;
+	out->segments = __atomic_load_n(&udp->max_segments, __ATOMIC_RELAXED);
+	out->tcp = __atomic_load_n(&tun->coalesce.tcp, __ATOMIC_RELAXED);
+	out->udp = __atomic_load_n(&tun->coalesce.udp, __ATOMIC_RELAXED);
+	out->downgrades_udp = __atomic_load_n(&udp->downgrades, __ATOMIC_RELAXED);
+	out->downgrades_tun = __atomic_load_n(&tun->downgrades, __ATOMIC_RELAXED);
 }

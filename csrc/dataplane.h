@@ -3,7 +3,11 @@
  *
  * Theory of operation
  *   An engine has two directions, outbound and inbound. Each is owned by exactly one thread at any
- *   moment: whoever is inside tnl_run() with that direction. A direction works in turns: poll says
+ *   moment. The main thread owns outbound for ever. Inbound has an owner that only the owner
+ *   changes: under load the main thread hands it to the helper, and the helper hands it back when
+ *   the load is gone. One thread has the better latency and costs less, two carry more. As nobody
+ *   else touches a direction and an owner finishes its turn first, no packet is lost or overtaken
+ *   by a hand-over. A direction works in turns: poll says
  *   that its descriptor is readable, the turn moves packets until the descriptor is drained or the
  *   turn's budget is spent, so neither direction starves the other nor the stop signal.
  *
@@ -50,6 +54,7 @@ struct inbound;
  * @routes:   current table, swapped atomically
  * @generation: of the newest table
  * @gates:    outbound, inbound
+ * @inbound_owner: TNL_MAIN or TNL_HELPER; written by the owner only
  * @outbound: state of the outbound direction
  * @inbound:  state of the inbound direction
  */
@@ -58,6 +63,7 @@ struct tnl_engine {
 	struct tnl_routes *routes;
 	uint64_t generation;
 	struct turn_gate gates[2];
+	int inbound_owner;
 	struct outbound *outbound;
 	struct inbound *inbound;
 };
@@ -65,5 +71,6 @@ struct tnl_engine {
 const struct tnl_routes *turn_enter(struct tnl_engine *engine, struct turn_gate *gate);
 void turn_leave(struct turn_gate *gate);
 uint64_t monotonic_ns(void);
+int inbound_owner(const struct tnl_engine *engine);
 
 #endif

@@ -5,7 +5,8 @@
  *   2. inbound_datagram()  cuts what UDP_GRO joined into the datagrams that were sent
  *   3. inbound_packet()    admits or drops: design rules in order, a counter each
  *   4. inbound_answer()    tells the inner sender of an expired TTL, by a datagram to the peer
- *   5. inbound_deliver()   writes the packet to the TUN
+ *   5. tun_batch_add()     writes the packet to the TUN, or joins it with its neighbours first
+ *   6. tun_batch_flush()   writes what was joined
  */
 #include "inbound.h"
 
@@ -51,6 +52,7 @@ int inbound_new(struct tnl_engine *engine, uint64_t *counters, struct inbound **
 	in->engine = engine;
 	in->counters = counters;
 	in->bucket.rate = engine->options.icmp_rate;
+	tun_batch_init(&in->tun, engine->options.tun_fd, engine->options.features, counters);
 	in->slots = malloc((size_t)SLOT_STRIDE * engine->options.batch);
 	if (!in->slots) {
 		free(in);
@@ -79,30 +81,6 @@ void inbound_free(struct inbound *in)
 		return;
 	free(in->slots);
 	free(in);
-}
-
-/**
- * inbound_deliver() - write an admitted packet to the TUN
- * @in:     direction
- * @table:  current table
- * @route:  of the peer that sent it, or NO_ROUTE
- * @packet: TTL already decremented
- * @length: bytes
- */
-static void inbound_deliver(struct inbound *in, const struct tnl_routes *table, int32_t route,
-			    const uint8_t *packet, uint32_t length)
-{
-	ssize_t written = write(in->engine->options.tun_fd, packet, length);
-
-	count(in->counters, IN_syscalls_written, 1);
-	if (written != (ssize_t)length) {
-		count(in->counters, IN_drop_write_failed, 1);
-		return;
-	}
-	count(in->counters, IN_packets_written, 1);
-	count(in->counters, IN_bytes_written, length);
-	if (route != NO_ROUTE)
-		routes_count_rx(table, route, 1, length);
 }
 
 /**
@@ -237,7 +215,7 @@ static void inbound_packet(struct inbound *in, const struct tnl_routes *table,
 		return;
 	}
 	ip_decrement_ttl(packet);
-	inbound_deliver(in, table, route, packet, header.total_length);
+	tun_batch_add(&in->tun, table, route, packet, &header);
 }
 
 /**
@@ -324,6 +302,7 @@ static enum turn_result inbound_move(struct inbound *in, const struct tnl_routes
 			return TURN_DRAINED;
 		for (int i = 0; i < received; i++)
 			inbound_datagram(in, table, (uint32_t)i);
+		tun_batch_flush(&in->tun, table);
 		moved += (uint32_t)received;
 		if ((uint32_t)received < batch)
 			return TURN_DRAINED;

@@ -6,7 +6,11 @@
 
 #include "dataplane.h"
 #include "icmp.h"
-#include "udp_batch.h"
+#include <netinet/in.h>
+#include <sys/socket.h>
+#include <sys/uio.h>
+
+#include "tun_batch.h"
 
 /* A slot takes any datagram. The stride is not 64 KiB: equal low address bits of all slots would
  * fall on the same few cache sets. */
@@ -29,6 +33,7 @@ union gro_control {
  * @controls:  UDP_GRO sizes
  * @iovs:      one per slot
  * @slots:     datagrams as received
+ * @tun:       packets about to be written
  */
 struct inbound {
 	struct tnl_engine *engine;
@@ -39,6 +44,7 @@ struct inbound {
 	union gro_control controls[BATCH_MAX];
 	struct iovec iovs[BATCH_MAX];
 	uint8_t *slots;
+	struct tun_batch tun;
 };
 
 int inbound_new(struct tnl_engine *engine, uint64_t *counters, struct inbound **out);

@@ -2,17 +2,22 @@
  * outbound.c - overlay -> underlay, in the order in which a packet meets the functions.
  *
  *   1. outbound_turn()     reads packets from the TUN until it is empty or the budget is spent
- *   2. outbound_packet()   validates, looks the peer up, decides
- *   3. outbound_answer()   tells the sender by an ICMP error through the TUN why a packet ends here
- *   4. udp_batch_add()     makes the packet the payload of a datagram to the peer
- *   5. udp_batch_flush()   sends the batch
+ *   2. outbound_frame()    takes the vnet header off: one packet, or a superpacket of many
+ *   3. outbound_route()    looks the peer up and decides
+ *   4. outbound_answer()   tells the sender by an ICMP error through the TUN why a packet ends here
+ *   5. outbound_packet()   makes a packet the payload of a datagram to the peer
+ *      outbound_cut()      makes a superpacket a run of datagrams: new headers, the payload in
+ * place
+ *   6. udp_batch_flush()   sends the batch
  *
- * Packets of a batch lie in an arena, densely, in the order of arrival.
+ * Packets of a batch lie in an arena, densely, in the order of arrival. A superpacket counts as its
+ * segments everywhere.
  */
 #include "outbound.h"
 
 #include <errno.h>
 #include <stdlib.h>
+#include <string.h>
 #include <unistd.h>
 
 #include "counters.h"
@@ -21,6 +26,27 @@
 #define TTL_NET_UNREACHABLE 8u
 #define TTL_ICMP 64u
 #define PACKET_ALIGN 64u
+/* UDP_SEGMENT sends leave without DF and learn no path MTU: one run goes plain this often. */
+#define PATH_PROBE_NS (10ull * 1000 * 1000 * 1000)
+
+/** struct frame - what one read of the TUN gave
+ * @vnet:    zero when the TUN has no vnet header
+ * @packet:  in the arena
+ * @length:  bytes
+ * @header:  its fields
+ * @packets: inner packets that it stands for
+ * @bytes:   inner bytes that it stands for
+ * @largest: length of the largest inner packet
+ */
+struct frame {
+	struct vnet_hdr vnet;
+	uint8_t *packet;
+	uint32_t length;
+	struct ip_header header;
+	uint32_t packets;
+	uint32_t bytes;
+	uint32_t largest;
+};
 
 /**
  * outbound_new() - make the outbound direction
@@ -61,14 +87,15 @@ static void outbound_answer(struct outbound *o, const struct icmp_error *error,
 			    enum outbound_counter counter, const uint8_t *packet,
 			    const struct ip_header *header)
 {
-	uint8_t answer[ICMP_ERROR_MAX];
+	uint8_t answer[VNET_HDR_BYTES + ICMP_ERROR_MAX] = {0};
+	size_t before = o->engine->options.features & TNL_VNET_HDR ? VNET_HDR_BYTES : 0;
 	size_t length;
 
 	if (!icmp_may_answer(packet, header) || !icmp_bucket_take(&o->bucket, monotonic_ns())) {
 		count(o->counters, OUT_icmp_suppressed, 1);
 		return;
 	}
-	length = icmp_build_error(answer, error, packet, header);
+	length = before + icmp_build_error(answer + before, error, packet, header);
 	if (write(o->engine->options.tun_fd, answer, length) == (ssize_t)length)
 		count(o->counters, counter, 1);
 	else
@@ -95,83 +122,212 @@ static void outbound_invalid(struct outbound *o, enum ip_verdict verdict)
 
 /**
  * outbound_route() - find the peer and decide whether a packet may go there
- * @o:      direction
- * @table:  current table
- * @packet: the packet
- * @header: its fields
+ * @o:     direction
+ * @table: current table
+ * @frame: packet or superpacket
  *
- * The order is flannel's and the kernel's: route first, then TTL, then size.
+ * The order is flannel's and the kernel's: route first, then TTL, then size. One error tells about
+ * a whole superpacket.
  *
  * Return: route index, or NO_ROUTE when the packet ended here, counted
  */
 static int32_t outbound_route(struct outbound *o, const struct tnl_routes *table,
-			      const uint8_t *packet, const struct ip_header *header)
+			      const struct frame *frame)
 {
 	const struct tnl_snapshot *snapshot = &table->snapshot;
+	const struct ip_header *header = &frame->header;
 	struct icmp_error error = {.ttl = TTL_ICMP, .source = snapshot->tun_address};
 	uint32_t mtu;
 	int32_t route;
 
 	if (prefix_covers(snapshot->subnet, snapshot->subnet_len, header->destination)) {
-		count(o->counters, OUT_drop_own_subnet, 1);
+		count(o->counters, OUT_drop_own_subnet, frame->packets);
 		return NO_ROUTE;
 	}
 	route = tnl_routes_lookup(table, header->destination);
 	if (route == NO_ROUTE) {
-		count(o->counters, OUT_drop_no_route, 1);
+		count(o->counters, OUT_drop_no_route, frame->packets);
 		error.type = 3;
 		error.ttl = TTL_NET_UNREACHABLE;
-		outbound_answer(o, &error, OUT_icmp_sent_net_unreachable, packet, header);
+		outbound_answer(o, &error, OUT_icmp_sent_net_unreachable, frame->packet, header);
 		return NO_ROUTE;
 	}
 	if (routes_is_own(table, table->routes[route].public_ip)) {
-		count(o->counters, OUT_drop_own_peer, 1);
+		count(o->counters, OUT_drop_own_peer, frame->packets);
 		return NO_ROUTE;
 	}
 	if (header->ttl <= 1) {
-		count(o->counters, OUT_drop_ttl_expired, 1);
+		count(o->counters, OUT_drop_ttl_expired, frame->packets);
 		error.type = 11;
-		outbound_answer(o, &error, OUT_icmp_sent_time_exceeded, packet, header);
+		outbound_answer(o, &error, OUT_icmp_sent_time_exceeded, frame->packet, header);
 		return NO_ROUTE;
 	}
 	mtu = routes_path_mtu(table, route);
-	if (header->fragment & IP_FLAG_DF && header->total_length > mtu) {
-		count(o->counters, OUT_drop_too_big, 1);
+	if (header->fragment & IP_FLAG_DF && frame->largest > mtu) {
+		count(o->counters, OUT_drop_too_big, frame->packets);
 		error.type = 3;
 		error.code = 4;
 		error.mtu = (uint16_t)mtu;
-		outbound_answer(o, &error, OUT_icmp_sent_fragmentation_needed, packet, header);
+		outbound_answer(o, &error, OUT_icmp_sent_fragmentation_needed, frame->packet,
+				header);
 		return NO_ROUTE;
 	}
 	return route;
 }
 
 /**
- * outbound_packet() - take one packet from the end of the arena into the batch, or drop it
+ * outbound_probes_path() - whether a packet must go plain so that the kernel learns the path MTU
  * @o:      direction
  * @table:  current table
- * @packet: in the arena
+ * @route:  of the peer
+ * @length: of the packet; only one near the known MTU can learn anything
+ *
+ * Return: true once in PATH_PROBE_NS for each active peer
+ */
+static bool outbound_probes_path(struct outbound *o, const struct tnl_routes *table, int32_t route,
+				 uint32_t length)
+{
+	uint64_t *probed_ns = &table->probed_ns[route];
+
+	if (length < routes_path_mtu(table, route) / 8 * 7 ||
+	    (*probed_ns && o->now_ns - *probed_ns < PATH_PROBE_NS))
+		return false;
+	*probed_ns = o->now_ns;
+	return true;
+}
+
+/**
+ * outbound_packet() - put one packet into the batch; it lies at the end of the arena
+ * @o:     direction
+ * @table: current table
+ * @route: of the peer
+ * @frame: the packet
+ */
+static void outbound_packet(struct outbound *o, const struct tnl_routes *table, int32_t route,
+			    const struct frame *frame)
+{
+	uint32_t length = frame->header.total_length;
+	bool alone = length > routes_path_mtu(table, route) ||
+		     (o->batch.max_segments > 1 && outbound_probes_path(o, table, route, length));
+
+	ip_decrement_ttl(frame->packet);
+	udp_batch_add(&o->batch, table, route, frame->header.destination, frame->packet, length,
+		      alone);
+	o->used = (uint32_t)(frame->packet - o->arena) + length;
+}
+
+/**
+ * outbound_cut() - put a superpacket into the batch as runs of [header][payload slice]
+ * @o:     direction
+ * @table: current table
+ * @route: of the peer
+ * @frame: the superpacket, at the end of the arena
+ * @plan:  how to cut it
+ *
+ * The headers are built behind the superpacket. A run ends where the kernel's limits on segments
+ * and bytes of one message are reached, so a superpacket of 64 KiB is two runs of one sendmmsg.
+ */
+static void outbound_cut(struct outbound *o, const struct tnl_routes *table, int32_t route,
+			 const struct frame *frame, const struct segment_plan *plan)
+{
+	uint8_t *out = frame->packet + frame->length;
+	uint8_t *payload = frame->packet + plan->header_length;
+	uint32_t limit = o->batch.max_segments;
+	bool plain = limit == 1 || frame->largest > routes_path_mtu(table, route) ||
+		     outbound_probes_path(o, table, route, frame->largest);
+	struct udp_run *run = NULL;
+
+	if (limit > RUN_BYTES_MAX / frame->largest)
+		limit = RUN_BYTES_MAX / frame->largest;
+	if (plain || limit == 0)
+		limit = plan->count;
+	ip_decrement_ttl(frame->packet);
+	for (uint32_t i = 0; i < plan->count; i++) {
+		uint32_t length = segment_payload_length(plan, i);
+
+		if (i % limit == 0) {
+			run = udp_batch_open(&o->batch, table, route, frame->header.destination,
+					     frame->largest);
+			run->packet_iovs = 2;
+			run->closed = true;
+			run->plain = plain;
+		}
+		segment_build_header(plan, frame->packet, &frame->header, i, out);
+		udp_batch_append(&o->batch, run, out, plan->header_length);
+		udp_batch_append(&o->batch, run, payload, length);
+		run->packets++;
+		out += plan->header_length;
+		payload += length;
+	}
+	o->used = (uint32_t)(out - o->arena);
+}
+
+/**
+ * outbound_parse() - take a frame apart: vnet header, IP header, cutting plan
+ * @o:     direction
+ * @frame: @packet and @length are what was read; the rest is filled in
+ * @plan:  of a superpacket; @plan->count is 1 for a single packet
+ *
+ * Return: false when the frame was dropped, counted
+ */
+static bool outbound_parse(struct outbound *o, struct frame *frame, struct segment_plan *plan)
+{
+	enum ip_verdict verdict = IP_TOO_SHORT;
+
+	frame->packets = 1;
+	plan->count = 1;
+	if (o->engine->options.features & TNL_VNET_HDR && frame->length >= VNET_HDR_BYTES) {
+		memcpy(&frame->vnet, frame->packet, VNET_HDR_BYTES);
+		frame->packet += VNET_HDR_BYTES;
+		frame->length -= VNET_HDR_BYTES;
+	}
+	verdict = ip_parse(frame->packet, frame->length, &frame->header);
+	if (verdict == IP_OK && frame->vnet.gso_type != VNET_GSO_NONE &&
+	    !segment_make_plan(&frame->vnet, frame->packet, &frame->header, plan))
+		verdict = IP_BAD_LENGTH;
+	if (verdict == IP_OK && plan->count == 1 && frame->vnet.flags & VNET_NEEDS_CSUM &&
+	    !segment_complete_checksum(&frame->vnet, frame->packet, frame->header.total_length))
+		verdict = IP_BAD_LENGTH;
+	if (verdict == IP_OK)
+		frame->packets = plan->count;
+	frame->bytes = verdict == IP_OK ? frame->header.total_length : frame->length;
+	frame->largest = frame->bytes;
+	if (frame->packets > 1) {
+		frame->bytes += (plan->count - 1) * plan->header_length;
+		frame->largest = plan->header_length + plan->size;
+		count(o->counters, OUT_superpackets_read, 1);
+	}
+	count(o->counters, OUT_packets_read, frame->packets);
+	count(o->counters, OUT_bytes_read, frame->bytes);
+	if (verdict != IP_OK)
+		outbound_invalid(o, verdict);
+	return verdict == IP_OK;
+}
+
+/**
+ * outbound_frame() - take what one read gave into the batch, or drop it
+ * @o:      direction
+ * @table:  current table
+ * @data:   at the end of the arena
  * @length: bytes read
  */
-static void outbound_packet(struct outbound *o, const struct tnl_routes *table, uint8_t *packet,
-			    uint32_t length)
+static void outbound_frame(struct outbound *o, const struct tnl_routes *table, uint8_t *data,
+			   uint32_t length)
 {
-	struct ip_header header;
-	enum ip_verdict verdict = ip_parse(packet, length, &header);
+	struct frame frame = {.packet = data, .length = length};
+	struct segment_plan plan;
 	int32_t route;
 
-	count(o->counters, OUT_packets_read, 1);
-	count(o->counters, OUT_bytes_read, verdict == IP_OK ? header.total_length : length);
-	if (verdict != IP_OK) {
-		outbound_invalid(o, verdict);
+	if (!outbound_parse(o, &frame, &plan))
 		return;
-	}
-	route = outbound_route(o, table, packet, &header);
+	route = outbound_route(o, table, &frame);
 	if (route == NO_ROUTE)
 		return;
-	ip_decrement_ttl(packet);
-	udp_batch_add(&o->batch, table, route, header.destination, packet, header.total_length);
-	o->used += (header.total_length + PACKET_ALIGN - 1) & ~(PACKET_ALIGN - 1);
+	if (plan.count == 1)
+		outbound_packet(o, table, route, &frame);
+	else
+		outbound_cut(o, table, route, &frame, &plan);
+	o->used = (o->used + PACKET_ALIGN - 1) & ~(PACKET_ALIGN - 1);
 }
 
 /**
@@ -212,17 +368,14 @@ static enum turn_result outbound_read_failed(int error)
  */
 static enum turn_result outbound_move(struct outbound *o, const struct tnl_routes *table)
 {
+	size_t room = VNET_HDR_BYTES + IP_PACKET_MAX;
+
 	if (!outbound_flush(o, table))
 		return TURN_BLOCKED;
 	for (uint32_t budget = TURN_BUDGET; budget; budget--) {
-		uint8_t *packet;
-		ssize_t length;
+		uint8_t *data = o->arena + o->used;
+		ssize_t length = read(o->engine->options.tun_fd, data, room);
 
-		if ((!udp_batch_has_room(&o->batch, 1) || o->used + IP_PACKET_MAX > ARENA_BYTES) &&
-		    !outbound_flush(o, table))
-			return TURN_BLOCKED;
-		packet = o->arena + o->used;
-		length = read(o->engine->options.tun_fd, packet, IP_PACKET_MAX);
 		count(o->counters, OUT_syscalls_read, 1);
 		if (length < 0) {
 			int error = errno;
@@ -235,8 +388,9 @@ static enum turn_result outbound_move(struct outbound *o, const struct tnl_route
 		}
 		if (length == 0)
 			return TURN_GONE;
-		outbound_packet(o, table, packet, (uint32_t)length);
-		if (o->batch.capacity == 1 && !outbound_flush(o, table))
+		outbound_frame(o, table, data, (uint32_t)length);
+		if ((udp_batch_is_full(&o->batch) || o->used > ARENA_SOFT) &&
+		    !outbound_flush(o, table))
 			return TURN_BLOCKED;
 	}
 	return outbound_flush(o, table) ? TURN_MORE : TURN_BLOCKED;
@@ -252,8 +406,10 @@ enum turn_result outbound_turn(struct outbound *o)
 {
 	struct turn_gate *gate = &o->engine->gates[0];
 	const struct tnl_routes *table = turn_enter(o->engine, gate);
-	enum turn_result result = outbound_move(o, table);
+	enum turn_result result;
 
+	o->now_ns = monotonic_ns();
+	result = outbound_move(o, table);
 	turn_leave(gate);
 	return result;
 }

@@ -6,16 +6,21 @@
 
 #include "dataplane.h"
 #include "icmp.h"
+#include "segment.h"
 #include "udp_batch.h"
 
-/* Packets of one batch lie one behind the other here until they are sent. */
-#define ARENA_BYTES (256u * 1024)
+/* Packets of one batch lie here, one behind the other, until they are sent. Reading stops at
+ * ARENA_SOFT: behind it there is always room for a superpacket and the headers of its segments. */
+#define ARENA_SOFT (64u * 1024)
+#define ARENA_BYTES                                                                                \
+	(ARENA_SOFT + VNET_HDR_BYTES + IP_PACKET_MAX + SEGMENTS_MAX * SEGMENT_HEADER_MAX + 256u)
 
 /**
  * struct outbound - state of the outbound direction
  * @engine:   that it belongs to
  * @counters: its words
  * @bucket:   rate limit of ICMP errors
+ * @now_ns:   clock at the start of the turn
  * @used:     bytes of @arena that hold packets of @batch
  * @batch:    what is about to be sent
  * @arena:    packets as read
@@ -24,6 +29,7 @@ struct outbound {
 	struct tnl_engine *engine;
 	uint64_t *counters;
 	struct icmp_bucket bucket;
+	uint64_t now_ns;
 	uint32_t used;
 	struct udp_batch batch;
 	uint8_t arena[ARENA_BYTES];

@@ -132,10 +132,11 @@ int tnl_routes_new(const struct tnl_snapshot *snapshot, struct tnl_routes **out)
 		routes_copy(snapshot->allow_sources,
 			    sizeof(*table->allow_sources) * snapshot->allow_source_count);
 	table->counters = calloc(snapshot->route_count + 1, sizeof(*table->counters));
+	table->probed_ns = calloc(snapshot->route_count + 1, sizeof(*table->probed_ns));
 	table->base = calloc(snapshot->route_count + 1, sizeof(*table->base));
 	error = -ENOMEM;
 	if (!table->routes || !table->allow_sources || !table->counters || !table->base ||
-	    route_hash_init(&table->outer, snapshot->route_count) ||
+	    !table->probed_ns || route_hash_init(&table->outer, snapshot->route_count) ||
 	    route_hash_init(&table->own, snapshot->own_address_count))
 		goto fail;
 	for (uint32_t i = 0; i < snapshot->own_address_count; i++)
@@ -169,6 +170,7 @@ void tnl_routes_free(struct tnl_routes *table)
 	free(table->allow_sources);
 	free(table->counters);
 	free(table->base);
+	free(table->probed_ns);
 	free(table);
 }
 

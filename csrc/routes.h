@@ -53,6 +53,7 @@ struct route_level {
  * @own:         the host's own addresses
  * @routes:      the routes, in the order of the snapshot
  * @counters:    per route, counted while this table is live
+ * @probed_ns:   per route, when outbound last sent a full-size datagram that learns the path MTU
  * @base:        per route, what earlier tables had counted; written by the publisher alone
  */
 struct tnl_routes {
@@ -65,6 +66,7 @@ struct tnl_routes {
 	struct tnl_route *routes;
 	struct tnl_prefix *allow_sources;
 	struct tnl_peer_counters *counters;
+	uint64_t *probed_ns;
 	struct tnl_peer_counters *base;
 };
 

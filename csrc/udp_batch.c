@@ -13,9 +13,6 @@
 #define UDP_SEGMENT 103
 #endif
 
-/* The kernel takes a UDP payload of 65,507 bytes, but splits what is over 65,480 in a GSO send. */
-#define RUN_BYTES_MAX 65480u
-
 /**
  * udp_batch_init() - prepare an empty batch
  * @batch:        to fill in
@@ -35,15 +32,14 @@ void udp_batch_init(struct udp_batch *batch, int fd, uint32_t capacity, uint32_t
 }
 
 /**
- * udp_batch_has_room() - whether one more packet or superpacket fits
+ * udp_batch_is_full() - whether the batch must be flushed before anything is added
  * @batch: batch
- * @iovs:  iovecs that it needs
  *
- * Return: false when the batch must be flushed first
+ * Return: true when there may be no room for a superpacket
  */
-bool udp_batch_has_room(const struct udp_batch *batch, uint32_t iovs)
+bool udp_batch_is_full(const struct udp_batch *batch)
 {
-	return batch->count < batch->capacity && batch->iov_used + iovs <= BATCH_IOVS;
+	return batch->count >= batch->capacity || batch->iov_used + SUPERPACKET_IOVS > BATCH_IOVS;
 }
 
 /**
@@ -63,50 +59,81 @@ static bool udp_batch_extends(const struct udp_batch *batch, int32_t route, uint
 	if (batch->count == 0 || batch->max_segments == 1)
 		return false;
 	last = &batch->runs[batch->count - 1];
-	return !last->closed && last->route == route && last->packet_iovs == 1 &&
+	return !last->closed && !last->plain && last->route == route &&
 	       length <= last->segment_size && last->packets < batch->max_segments &&
 	       last->bytes + length <= RUN_BYTES_MAX;
 }
 
 /**
- * udp_batch_add() - add one packet; the caller has checked for room
+ * udp_batch_open() - begin a run; the batch is not full
+ * @batch:        batch
+ * @table:        the table that @route belongs to
+ * @route:        of the peer
+ * @destination:  inner destination
+ * @segment_size: size of all its packets but the last
+ *
+ * Return: the empty run
+ */
+struct udp_run *udp_batch_open(struct udp_batch *batch, const struct tnl_routes *table,
+			       int32_t route, uint32_t destination, uint32_t segment_size)
+{
+	struct udp_run *run = &batch->runs[batch->count];
+
+	*run = (struct udp_run){
+		.destination = destination,
+		.route = route,
+		.segment_size = segment_size,
+		.first_iov = batch->iov_used,
+		.packet_iovs = 1,
+	};
+	batch->generation = table->generation;
+	batch->addresses[batch->count] = (struct sockaddr_in){
+		.sin_family = AF_INET,
+		.sin_port = htons((uint16_t)table->snapshot.port),
+		.sin_addr.s_addr = htonl(table->routes[route].public_ip),
+	};
+	batch->count++;
+	return run;
+}
+
+/**
+ * udp_batch_append() - add bytes to the last run
+ * @batch:  batch
+ * @run:    the last run
+ * @data:   must stay in place until the batch is flushed
+ * @length: bytes
+ */
+void udp_batch_append(struct udp_batch *batch, struct udp_run *run, void *data, uint32_t length)
+{
+	batch->iovs[batch->iov_used++] = (struct iovec){data, length};
+	run->iov_count++;
+	run->bytes += length;
+}
+
+/**
+ * udp_batch_add() - add one packet; the batch is not full
  * @batch:       batch
  * @table:       the table that @route belongs to
  * @route:       of the peer
  * @destination: inner destination
  * @packet:      must stay in place until the batch is flushed
  * @length:      bytes
+ * @alone:       shares no message with others: it must be fragmented, or probe the path
  */
 void udp_batch_add(struct udp_batch *batch, const struct tnl_routes *table, int32_t route,
-		   uint32_t destination, uint8_t *packet, uint32_t length)
+		   uint32_t destination, uint8_t *packet, uint32_t length, bool alone)
 {
 	struct udp_run *run;
 
-	batch->generation = table->generation;
-	batch->iovs[batch->iov_used] = (struct iovec){packet, length};
-	if (udp_batch_extends(batch, route, length)) {
+	if (!alone && udp_batch_extends(batch, route, length)) {
 		run = &batch->runs[batch->count - 1];
 		run->closed = length < run->segment_size;
 	} else {
-		run = &batch->runs[batch->count];
-		*run = (struct udp_run){
-			.destination = destination,
-			.route = route,
-			.segment_size = length,
-			.first_iov = batch->iov_used,
-			.packet_iovs = 1,
-		};
-		batch->addresses[batch->count] = (struct sockaddr_in){
-			.sin_family = AF_INET,
-			.sin_port = htons((uint16_t)table->snapshot.port),
-			.sin_addr.s_addr = htonl(table->routes[route].public_ip),
-		};
-		batch->count++;
+		run = udp_batch_open(batch, table, route, destination, length);
+		run->closed = alone;
 	}
-	batch->iov_used++;
-	run->iov_count++;
+	udp_batch_append(batch, run, packet, length);
 	run->packets++;
-	run->bytes += length;
 }
 
 /**
@@ -158,7 +185,29 @@ static void udp_batch_account(struct udp_batch *batch, const struct tnl_routes *
 }
 
 /**
- * udp_batch_send_plain() - send what is left of a run packet by packet
+ * udp_batch_shift() - take packets off the front of a run
+ * @batch:   batch
+ * @run:     the run
+ * @packets: how many leave it
+ *
+ * Return: inner bytes of them
+ */
+static uint32_t udp_batch_shift(struct udp_batch *batch, struct udp_run *run, uint32_t packets)
+{
+	uint32_t iovs = packets * run->packet_iovs;
+	uint32_t bytes = 0;
+
+	for (uint32_t i = 0; i < iovs; i++)
+		bytes += (uint32_t)batch->iovs[run->first_iov + i].iov_len;
+	run->first_iov += iovs;
+	run->iov_count -= iovs;
+	run->packets -= packets;
+	run->bytes -= bytes;
+	return bytes;
+}
+
+/**
+ * udp_batch_send_plain() - send what is left of a run as one datagram per message
  * @batch: batch
  * @table: current table
  * @index: of the run
@@ -171,32 +220,32 @@ static bool udp_batch_send_plain(struct udp_batch *batch, const struct tnl_route
 				 uint32_t index)
 {
 	struct udp_run *run = &batch->runs[index];
+	struct mmsghdr messages[BATCH_MAX];
 
 	while (run->packets) {
-		struct msghdr message = {
-			.msg_name = &batch->addresses[index],
-			.msg_namelen = sizeof(batch->addresses[index]),
-			.msg_iov = &batch->iovs[run->first_iov],
-			.msg_iovlen = run->packet_iovs,
-		};
-		uint32_t length = 0;
-		ssize_t sent = sendmsg(batch->fd, &message, 0);
+		uint32_t packets = run->packets < BATCH_MAX ? run->packets : BATCH_MAX;
+		int done;
 
+		for (uint32_t i = 0; i < packets; i++)
+			messages[i] = (struct mmsghdr){
+				.msg_hdr.msg_name = &batch->addresses[index],
+				.msg_hdr.msg_namelen = sizeof(batch->addresses[index]),
+				.msg_hdr.msg_iov =
+					&batch->iovs[run->first_iov + i * run->packet_iovs],
+				.msg_hdr.msg_iovlen = run->packet_iovs,
+			};
+		done = sendmmsg(batch->fd, messages, packets, 0);
 		count(batch->counters, OUT_syscalls_written, 1);
-		if (sent < 0 && (errno == EAGAIN || errno == EWOULDBLOCK))
+		if (done > 0) {
+			uint32_t bytes = udp_batch_shift(batch, run, (uint32_t)done);
+
+			udp_batch_account(batch, table, run, (uint32_t)done, bytes);
+		} else if (errno == EAGAIN || errno == EWOULDBLOCK) {
 			return false;
-		if (sent < 0 && errno == EINTR)
-			continue;
-		for (uint32_t i = 0; i < run->packet_iovs; i++)
-			length += (uint32_t)batch->iovs[run->first_iov + i].iov_len;
-		if (sent < 0)
+		} else if (errno != EINTR) {
+			udp_batch_shift(batch, run, 1);
 			count(batch->counters, OUT_drop_send_failed, 1);
-		else
-			udp_batch_account(batch, table, run, 1, length);
-		run->first_iov += run->packet_iovs;
-		run->iov_count -= run->packet_iovs;
-		run->bytes -= length;
-		run->packets--;
+		}
 	}
 	return true;
 }
@@ -204,27 +253,24 @@ static bool udp_batch_send_plain(struct udp_batch *batch, const struct tnl_route
 /**
  * udp_batch_refused() - deal with a run that the kernel refused
  * @batch: batch
- * @table: current table
  * @error: errno of the refusal
  *
  * EIO means that the egress device cannot checksum segments: no run will ever pass, so runs end
  * here for good. EINVAL and EMSGSIZE are about this run (its size no longer fits the path).
- *
- * Return: false when the socket takes no more now
  */
-static bool udp_batch_refused(struct udp_batch *batch, const struct tnl_routes *table, int error)
+static void udp_batch_refused(struct udp_batch *batch, int error)
 {
 	struct udp_run *run = &batch->runs[batch->sent];
 
 	if (run->packets > 1 && (error == EIO || error == EINVAL || error == EMSGSIZE)) {
 		if (error == EIO)
-			batch->max_segments = 1;
-		run->closed = true;
-		batch->plain = true;
-		return udp_batch_send_plain(batch, table, batch->sent);
+			__atomic_store_n(&batch->max_segments, 1, __ATOMIC_RELAXED);
+		__atomic_store_n(&batch->downgrades, batch->downgrades + 1, __ATOMIC_RELAXED);
+		run->plain = true;
+		return;
 	}
 	count(batch->counters, OUT_drop_send_failed, run->packets);
-	return true;
+	batch->sent++;
 }
 
 /**
@@ -242,6 +288,36 @@ static void udp_batch_resolve(struct udp_batch *batch, const struct tnl_routes *
 }
 
 /**
+ * udp_batch_send() - hand the runs up to the next plain one to the kernel
+ * @batch: batch
+ * @table: current table
+ *
+ * Return: false when the socket takes no more now
+ */
+static bool udp_batch_send(struct udp_batch *batch, const struct tnl_routes *table)
+{
+	uint32_t end = batch->sent;
+	int done;
+
+	for (; end < batch->count && !batch->runs[end].plain; end++)
+		udp_batch_prepare(batch, end);
+	done = sendmmsg(batch->fd, &batch->messages[batch->sent], end - batch->sent, 0);
+	count(batch->counters, OUT_syscalls_written, 1);
+	if (done < 0 && (errno == EAGAIN || errno == EWOULDBLOCK))
+		return false;
+	if (done < 0 && errno != EINTR)
+		udp_batch_refused(batch, errno);
+	for (int i = 0; i < done; i++) {
+		const struct udp_run *run = &batch->runs[batch->sent++];
+
+		udp_batch_account(batch, table, run, run->packets, run->bytes);
+		if (run->packets > 1)
+			count(batch->counters, OUT_superpackets_written, 1);
+	}
+	return true;
+}
+
+/**
  * udp_batch_flush() - send everything
  * @batch: batch
  * @table: current table
@@ -252,34 +328,15 @@ static void udp_batch_resolve(struct udp_batch *batch, const struct tnl_routes *
 bool udp_batch_flush(struct udp_batch *batch, const struct tnl_routes *table)
 {
 	udp_batch_resolve(batch, table);
-	if (batch->plain && !udp_batch_send_plain(batch, table, batch->sent))
-		return false;
-	if (batch->plain) {
-		batch->plain = false;
-		batch->sent++;
-	}
-	for (uint32_t i = batch->sent; i < batch->count; i++)
-		udp_batch_prepare(batch, i);
 	while (batch->sent < batch->count) {
-		int done = sendmmsg(batch->fd, &batch->messages[batch->sent],
-				    batch->count - batch->sent, 0);
-
-		count(batch->counters, OUT_syscalls_written, 1);
-		for (int i = 0; i < done; i++) {
-			const struct udp_run *run = &batch->runs[batch->sent++];
-
-			udp_batch_account(batch, table, run, run->packets, run->bytes);
-			if (run->packets > 1)
-				count(batch->counters, OUT_superpackets_written, 1);
+		if (!batch->runs[batch->sent].plain) {
+			if (!udp_batch_send(batch, table))
+				return false;
+		} else if (udp_batch_send_plain(batch, table, batch->sent)) {
+			batch->sent++;
+		} else {
+			return false;
 		}
-		if (done >= 0 || errno == EINTR)
-			continue;
-		if (errno == EAGAIN || errno == EWOULDBLOCK)
-			return false;
-		if (!udp_batch_refused(batch, table, errno))
-			return false;
-		batch->plain = false;
-		batch->sent++;
 	}
 	batch->count = batch->sent = batch->iov_used = 0;
 	return true;
@@ -294,5 +351,4 @@ void udp_batch_discard(struct udp_batch *batch)
 	for (uint32_t i = batch->sent; i < batch->count; i++)
 		count(batch->counters, OUT_drop_stopped, batch->runs[i].packets);
 	batch->count = batch->sent = batch->iov_used = 0;
-	batch->plain = false;
 }

@@ -23,9 +23,16 @@
 #include <sys/uio.h>
 
 #include "routes.h"
+#include "segment.h"
 
-/* sendmsg takes 1024 iovecs (UIO_MAXIOV); a batch shares this pool. */
-#define BATCH_IOVS 1024u
+/* A batch that is not full takes the most finely cut superpacket: SEGMENTS_MAX segments of two
+ * iovecs each, in runs of at least 63 (the limit of UDP_SEGMENT before Linux 6.9). */
+#define SUPERPACKET_IOVS (2u * SEGMENTS_MAX)
+#define SUPERPACKET_RUNS (SEGMENTS_MAX / 63u + 1)
+#define BATCH_RUNS (BATCH_MAX + SUPERPACKET_RUNS)
+#define BATCH_IOVS (BATCH_MAX + 2u * SUPERPACKET_IOVS)
+/* The kernel takes a UDP payload of 65,507 bytes, but splits what is over 65,480 in a GSO send. */
+#define RUN_BYTES_MAX 65480u
 
 /**
  * struct udp_run - one message of a batch
@@ -38,6 +45,8 @@
  * @iov_count:    how many iovecs
  * @packet_iovs:  iovecs per packet
  * @closed:       a shorter packet ended the run
+ * @plain:        goes packet by packet: the kernel refused it as one message, or the path must be
+ *                probed
  */
 struct udp_run {
 	uint32_t destination;
@@ -49,6 +58,7 @@ struct udp_run {
 	uint32_t iov_count;
 	uint32_t packet_iovs;
 	bool closed;
+	bool plain;
 };
 
 /** union segment_control - room for one UDP_SEGMENT control message, aligned as cmsghdr */
@@ -67,7 +77,7 @@ union segment_control {
  * @count:        runs held
  * @sent:         of them already sent (the rest waits for POLLOUT)
  * @iov_used:     of @iovs
- * @plain:        the run at @sent is being sent packet by packet
+ * @downgrades:   runs that the kernel refused as one message
  */
 struct udp_batch {
 	int fd;
@@ -78,19 +88,22 @@ struct udp_batch {
 	uint32_t count;
 	uint32_t sent;
 	uint32_t iov_used;
-	bool plain;
-	struct udp_run runs[BATCH_MAX];
-	struct mmsghdr messages[BATCH_MAX];
-	struct sockaddr_in addresses[BATCH_MAX];
-	union segment_control controls[BATCH_MAX];
+	uint64_t downgrades;
+	struct udp_run runs[BATCH_RUNS];
+	struct mmsghdr messages[BATCH_RUNS];
+	struct sockaddr_in addresses[BATCH_RUNS];
+	union segment_control controls[BATCH_RUNS];
 	struct iovec iovs[BATCH_IOVS];
 };
 
 void udp_batch_init(struct udp_batch *batch, int fd, uint32_t capacity, uint32_t max_segments,
 		    uint64_t *counters);
-bool udp_batch_has_room(const struct udp_batch *batch, uint32_t iovs);
+bool udp_batch_is_full(const struct udp_batch *batch);
+struct udp_run *udp_batch_open(struct udp_batch *batch, const struct tnl_routes *table,
+			       int32_t route, uint32_t destination, uint32_t segment_size);
+void udp_batch_append(struct udp_batch *batch, struct udp_run *run, void *data, uint32_t length);
 void udp_batch_add(struct udp_batch *batch, const struct tnl_routes *table, int32_t route,
-		   uint32_t destination, uint8_t *packet, uint32_t length);
+		   uint32_t destination, uint8_t *packet, uint32_t length, bool alone);
 bool udp_batch_flush(struct udp_batch *batch, const struct tnl_routes *table);
 void udp_batch_discard(struct udp_batch *batch);
 

@@ -194,15 +194,15 @@ OPTIONS: tuple[Option, ...] = (
     Option(
         "dataplane",
         "auto",
-        _not_yet(_choice(*RUNGS), "gso", "offload", "kernel"),
-        "rung of the ladder: auto, python, syscall or mmsg",
+        _not_yet(_choice(*RUNGS), "kernel"),
+        "rung of the ladder: auto, python, syscall, mmsg, gso or offload",
         "RUNG",
     ),
     Option(
         "threads",
         "auto",
-        _not_yet(_choice("auto", "1", "2"), "2"),
-        "packet threads: auto or 1",
+        _choice("auto", "1", "2"),
+        "packet threads: auto (by load), 1 or 2",
         "N",
     ),
     Option(

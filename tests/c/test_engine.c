@@ -3,13 +3,14 @@
  *
  *     test <- SOCK_SEQPACKET pair -> engine <- UDP on loopback -> peer
  *
- * The pair stands for the TUN: it keeps packets apart and does not block. Each test runs with one
- * packet per system call and with batches, and asserts conservation.
+ * The pair stands for the TUN: it keeps packets apart and does not block. Each test runs on each
+ * rung and in each threading mode, and asserts conservation.
  */
 #include "check.h"
 
 #include <arpa/inet.h>
 #include <errno.h>
+#include <netinet/udp.h>
 #include <poll.h>
 #include <pthread.h>
 #include <stdarg.h>
@@ -20,12 +21,14 @@
 #include "counters.h"
 #include "dataplane.h"
 #include "ip.h"
+#include "vnet.h"
 
 #define OWN_IP 0x7f000001u
 #define PEER_IP 0x7f000002u
 /* Nobody may send here without SO_BROADCAST: a destination that the kernel refuses. */
 #define REFUSED_IP 0xffffffffu
 #define PATIENCE_MS 10000
+#define ANY_PACKET 2048u
 #define COUNTERS (OUTBOUND_COUNTER_COUNT + INBOUND_COUNTER_COUNT)
 
 #define GOLDEN_IN "45000020000100004011af07646001026460020303e807d0000c000061626364"
@@ -35,14 +38,50 @@
 	"45000038000000000801e80364600100646001020300f13b00000000"                                 \
 	"45000020000100004011a801646001026460090903e807d0000c0000"
 
+/** struct mode - how an engine runs
+ * @batch:    packets per system call
+ * @threads:  TNL_THREADS_*
+ * @features: TNL_UDP_SEGMENT | ...
+ */
+struct mode {
+	uint32_t batch;
+	uint32_t threads;
+	uint32_t features;
+};
+
+#define GSO (TNL_UDP_SEGMENT | TNL_UDP_GRO)
+#define OFFLOAD (GSO | TNL_VNET_HDR | TNL_TSO | TNL_USO)
+
+static const struct mode modes[] = {
+	{.batch = 1, .threads = TNL_THREADS_ONE},
+	{.batch = 64, .threads = TNL_THREADS_ONE},
+	{.batch = 64, .threads = TNL_THREADS_ONE, .features = GSO},
+	{.batch = 64, .threads = TNL_THREADS_ONE, .features = OFFLOAD},
+	{.batch = 1, .threads = TNL_THREADS_TWO},
+	{.batch = 64, .threads = TNL_THREADS_TWO, .features = OFFLOAD},
+	{.batch = 64, .threads = TNL_THREADS_AUTO},
+	{.batch = 64, .threads = TNL_THREADS_AUTO, .features = OFFLOAD},
+};
+
+/** struct worker - a thread inside tnl_run()
+ * @engine: to run
+ * @role:   TNL_MAIN or TNL_HELPER
+ * @result: what tnl_run() returned
+ */
+struct worker {
+	pthread_t thread;
+	struct tnl_engine *engine;
+	int role;
+	int result;
+};
+
 /** struct bed - an engine and both of its ends
  * @tun:      our end of the pair
  * @peer:     UDP socket of the peer
- * @fds:      the engine's: pair, UDP, stop
+ * @options:  with the engine's descriptors
  * @port:     UDP port of both
  * @counters: all words, outbound first
- * @thread:   that runs @engine
- * @result:   what tnl_run() returned
+ * @workers:  main, and the helper unless the mode has one thread only
  */
 struct bed {
 	int tun;
@@ -51,9 +90,7 @@ struct bed {
 	uint16_t port;
 	uint64_t counters[COUNTERS];
 	struct tnl_engine *engine;
-	pthread_t thread;
-	int directions;
-	int result;
+	struct worker workers[2];
 };
 
 static const struct tnl_route all_routes[] = {
@@ -105,30 +142,60 @@ static int bind_udp(uint32_t address, uint16_t *port)
 	return fd;
 }
 
-/** bed_run() - the engine's thread */
-static void *bed_run(void *argument)
+/** worker_run() - body of a worker */
+static void *worker_run(void *argument)
 {
-	struct bed *bed = argument;
+	struct worker *worker = argument;
 
-	bed->result = tnl_run(bed->engine, bed->directions);
+	worker->result = tnl_run(worker->engine, worker->role);
 	return NULL;
 }
 
-/** bed_start() - make all of it, and run */
-static void bed_start(struct bed *bed, uint32_t batch)
+/** bed_workers() - how many threads the mode has */
+static size_t bed_workers(const struct bed *bed)
 {
-	struct tnl_snapshot snapshot;
-	int pair[2];
+	return bed->options.threads == TNL_THREADS_ONE ? 1 : 2;
+}
 
-	*bed = (struct bed){.directions = TNL_OUTBOUND | TNL_INBOUND};
-	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, pair))
+/** bed_run() - start the engine's threads */
+static void bed_run(struct bed *bed)
+{
+	for (size_t i = 0; i < bed_workers(bed); i++) {
+		struct worker *worker = &bed->workers[i];
+
+		*worker = (struct worker){.engine = bed->engine,
+					  .role = i == 0 ? TNL_MAIN : TNL_HELPER};
+		if (pthread_create(&worker->thread, NULL, worker_run, worker))
+			abort();
+	}
+}
+
+/** bed_join() - wait for the engine's threads */
+static void bed_join(struct bed *bed)
+{
+	for (size_t i = 0; i < bed_workers(bed); i++)
+		if (pthread_join(bed->workers[i].thread, NULL))
+			abort();
+}
+
+/** bed_halt() - end the engine's threads, so that they can be started otherwise */
+static void bed_halt(struct bed *bed)
+{
+	uint64_t word = 1;
+
+	/* Both threads poll the same eventfd; it stays readable for the second. */
+	if (write(bed->options.stop_fd, &word, sizeof(word)) != sizeof(word))
 		abort();
-	bed->tun = pair[0];
-	bed->options = (struct tnl_options){.tun_fd = pair[1],
-					    .stop_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC),
-					    .batch = batch,
-					    .max_segments = 1,
-					    .icmp_rate = 100};
+	bed_join(bed);
+	if (read(bed->options.stop_fd, &word, sizeof(word)) != sizeof(word))
+		abort();
+}
+
+/** bed_bind() - the two UDP sockets, on one port */
+static void bed_bind(struct bed *bed)
+{
+	int on = 1;
+
 	do {
 		bed->port = 0;
 		bed->peer = bind_udp(PEER_IP, &bed->port);
@@ -136,10 +203,35 @@ static void bed_start(struct bed *bed, uint32_t batch)
 		if (bed->options.udp_fd < 0)
 			close(bed->peer);
 	} while (bed->options.udp_fd < 0);
-	snapshot = snapshot_of(bed, 3);
-	if (tnl_create(&bed->options, &snapshot, bed->counters, &bed->engine) ||
-	    pthread_create(&bed->thread, NULL, bed_run, bed))
+	if (bed->options.features & TNL_UDP_GRO &&
+	    setsockopt(bed->options.udp_fd, SOL_UDP, UDP_GRO, &on, sizeof(on)))
 		abort();
+}
+
+/** bed_start() - make all of it, and run */
+static void bed_start(struct bed *bed, const struct mode *mode)
+{
+	struct tnl_snapshot snapshot;
+	int pair[2];
+
+	*bed = (struct bed){.tun = -1};
+	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, pair))
+		abort();
+	bed->tun = pair[0];
+	bed->options = (struct tnl_options){.tun_fd = pair[1],
+					    .stop_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC),
+					    .main_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC),
+					    .helper_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC),
+					    .threads = mode->threads,
+					    .batch = mode->batch,
+					    .features = mode->features,
+					    .max_segments = 63,
+					    .icmp_rate = 100};
+	bed_bind(bed);
+	snapshot = snapshot_of(bed, 3);
+	if (tnl_create(&bed->options, &snapshot, bed->counters, &bed->engine))
+		abort();
+	bed_run(bed);
 }
 
 /** word() - a counter, while the engine runs or after */
@@ -174,11 +266,7 @@ static void check_conservation(const struct bed *bed, int direction)
 /** bed_end() - stop, check what must hold after any test, release */
 static void bed_end(struct bed *bed)
 {
-	uint64_t one = 1;
-
-	if (write(bed->options.stop_fd, &one, sizeof(one)) != sizeof(one) ||
-	    pthread_join(bed->thread, NULL))
-		abort();
+	bed_halt(bed);
 	check_conservation(bed, TNL_OUTBOUND);
 	check_conservation(bed, TNL_INBOUND);
 	tnl_free(bed->engine);
@@ -186,6 +274,8 @@ static void bed_end(struct bed *bed)
 	CHECK_EQ(close(bed->options.tun_fd), 0);
 	CHECK_EQ(close(bed->options.udp_fd), 0);
 	CHECK_EQ(close(bed->options.stop_fd), 0);
+	CHECK_EQ(close(bed->options.main_fd), 0);
+	CHECK_EQ(close(bed->options.helper_fd), 0);
 	close(bed->tun);
 	close(bed->peer);
 }
@@ -214,14 +304,40 @@ static void from_peer(const struct bed *bed, const uint8_t *packet, size_t lengt
 		abort();
 }
 
-/** to_tun() - hand the engine one packet */
+/** vnet_bytes() - what comes before each packet on the pair */
+static size_t vnet_bytes(const struct bed *bed)
+{
+	return bed->options.features & TNL_VNET_HDR ? VNET_HDR_BYTES : 0;
+}
+
+/** to_tun() - hand the engine one packet, behind a vnet header where there is one */
 static void to_tun(const struct bed *bed, const uint8_t *packet, size_t length)
 {
 	struct pollfd wait = {.fd = bed->tun, .events = POLLOUT};
+	uint8_t frame[VNET_HDR_BYTES + ANY_PACKET] = {0};
+	size_t before = vnet_bytes(bed);
 
-	if (poll(&wait, 1, PATIENCE_MS) != 1 ||
-	    send(bed->tun, packet, length, 0) != (ssize_t)length)
+	if (length > ANY_PACKET)
 		abort();
+	memcpy(frame + before, packet, length);
+	if (poll(&wait, 1, PATIENCE_MS) != 1 ||
+	    send(bed->tun, frame, before + length, 0) != (ssize_t)(before + length))
+		abort();
+}
+
+/** from_tun() - wait for one packet from the engine; its vnet header says "no superpacket" */
+static size_t from_tun(const struct bed *bed, uint8_t *out, size_t room)
+{
+	uint8_t frame[VNET_HDR_BYTES + ANY_PACKET];
+	size_t before = vnet_bytes(bed);
+	size_t length = receive(bed->tun, frame, sizeof(frame));
+
+	if (length < before || length - before > room)
+		return 0;
+	if (before)
+		CHECK_EQ(frame[1], VNET_GSO_NONE);
+	memcpy(out, frame + before, length - before);
+	return length - before;
 }
 
 /** wait_for() - until a counter has reached a value */
@@ -248,34 +364,35 @@ static void packet_to(uint8_t *packet, uint32_t destination, uint16_t length, ui
 }
 
 /** test_golden() - flannel's vectors through the engine */
-static void test_golden(uint32_t batch)
+static void test_golden(const struct mode *mode)
 {
 	uint8_t packet[64], want[64], got[2048] = {0};
 	size_t want_length;
 	struct bed bed;
 
-	bed_start(&bed, batch);
+	bed_start(&bed, mode);
 	to_tun(&bed, packet, from_hex(GOLDEN_IN, packet, sizeof(packet)));
 	want_length = from_hex(GOLDEN_OUT, want, sizeof(want));
 	check_bytes("to the peer", got, receive(bed.peer, got, sizeof(got)), want, want_length);
 	to_tun(&bed, packet, from_hex(NO_ROUTE_IN, packet, sizeof(packet)));
 	want_length = from_hex(NO_ROUTE_ANSWER, want, sizeof(want));
-	check_bytes("net unreachable", got, receive(bed.tun, got, sizeof(got)), want, want_length);
+	check_bytes("net unreachable", got, from_tun(&bed, got, sizeof(got)), want, want_length);
 	bed_end(&bed);
 	CHECK_EQ(word(&bed, OUT_packets_read), 2);
 	CHECK_EQ(word(&bed, OUT_packets_written), 1);
 	CHECK_EQ(word(&bed, OUT_drop_no_route), 1);
 	CHECK_EQ(word(&bed, OUT_icmp_sent_net_unreachable), 1);
-	CHECK_EQ(bed.result, 0);
+	CHECK_EQ(bed.workers[0].result, 0);
+	CHECK_EQ(bed.workers[1].result, 0);
 }
 
 /** test_inbound() - the mirror image: the other direction's packet, its padding cut off */
-static void test_inbound(uint32_t batch)
+static void test_inbound(const struct mode *mode)
 {
 	uint8_t packet[64], got[2048] = {0};
 	struct bed bed;
 
-	bed_start(&bed, batch);
+	bed_start(&bed, mode);
 	packet_to(packet, 0x64600102, 32, 0);
 	put32(packet + IP_OFF_SOURCE, 0x64600203);
 	put16(packet + IP_OFF_CHECKSUM, 0);
@@ -283,25 +400,25 @@ static void test_inbound(uint32_t batch)
 	      (uint16_t)~checksum_fold(checksum_add(0, packet, IP_HEADER_MIN)));
 	memset(packet + 32, 0xee, 32);
 	from_peer(&bed, packet, 64);
-	CHECK_EQ(receive(bed.tun, got, sizeof(got)), 32);
+	CHECK_EQ(from_tun(&bed, got, sizeof(got)), 32);
 	ip_decrement_ttl(packet);
 	check_bytes("to the TUN", got, 32, packet, 32);
 	/* An empty datagram is too short, and not the end of anything. */
 	from_peer(&bed, packet, 0);
 	from_peer(&bed, packet, 64);
-	CHECK_EQ(receive(bed.tun, got, sizeof(got)), 32);
+	CHECK_EQ(from_tun(&bed, got, sizeof(got)), 32);
 	bed_end(&bed);
 	CHECK_EQ(in_word(&bed, IN_packets_written), 2);
 	CHECK_EQ(in_word(&bed, IN_drop_too_short), 1);
 }
 
 /** test_hostile() - random bytes, and good packets with one random byte wrong */
-static void test_hostile(uint32_t batch)
+static void test_hostile(const struct mode *mode)
 {
-	uint64_t random = batch, sent = 0;
+	uint64_t random = mode->batch, sent = 0;
 	struct bed bed;
 
-	bed_start(&bed, batch);
+	bed_start(&bed, mode);
 	for (int i = 0; i < 2000; i++) {
 		uint8_t packet[256];
 		uint16_t length = (uint16_t)(check_random(&random) % sizeof(packet));
@@ -329,12 +446,12 @@ static void test_hostile(uint32_t batch)
 }
 
 /** test_refused_destination() - costs its own packets, and not the neighbours in the batch */
-static void test_refused_destination(uint32_t batch)
+static void test_refused_destination(const struct mode *mode)
 {
 	uint8_t packet[100], got[2048] = {0};
 	struct bed bed;
 
-	bed_start(&bed, batch);
+	bed_start(&bed, mode);
 	for (int i = 0; i < 30; i++) {
 		packet_to(packet, i % 3 ? 0x64600305 : 0x64600205, 100, 0);
 		to_tun(&bed, packet, sizeof(packet));
@@ -348,15 +465,15 @@ static void test_refused_destination(uint32_t batch)
 }
 
 /** test_too_big() - DF and over the path MTU is told; without DF the kernel may fragment */
-static void test_too_big(uint32_t batch)
+static void test_too_big(const struct mode *mode)
 {
 	uint8_t packet[1472], got[2048] = {0};
 	struct bed bed;
 
-	bed_start(&bed, batch);
+	bed_start(&bed, mode);
 	packet_to(packet, 0x64600405, 1373, IP_FLAG_DF);
 	to_tun(&bed, packet, 1373);
-	CHECK_EQ(receive(bed.tun, got, sizeof(got)), 56);
+	CHECK_EQ(from_tun(&bed, got, sizeof(got)), 56);
 	CHECK_EQ(get32(got + 24), 1372);
 	packet_to(packet, 0x64600405, 1372, IP_FLAG_DF);
 	to_tun(&bed, packet, 1372);
@@ -370,14 +487,14 @@ static void test_too_big(uint32_t batch)
 }
 
 /** test_publish() - snapshots swapped under traffic: no use after free, no packet unaccounted */
-static void test_publish(uint32_t batch)
+static void test_publish(const struct mode *mode)
 {
 	struct tnl_peer_counters peers[3];
 	uint8_t packet[64], got[2048] = {0};
 	struct tnl_snapshot snapshot;
 	struct bed bed;
 
-	bed_start(&bed, batch);
+	bed_start(&bed, mode);
 	packet_to(packet, 0x64600205, sizeof(packet), 0);
 	for (uint32_t i = 0; i < 2000; i++) {
 		to_tun(&bed, packet, sizeof(packet));
@@ -398,57 +515,37 @@ static void test_publish(uint32_t batch)
 	bed_end(&bed);
 }
 
-/** bed_halt() - end the engine's thread, so that it can be run otherwise */
-static void bed_halt(struct bed *bed)
-{
-	uint64_t word = 1;
-
-	if (write(bed->options.stop_fd, &word, sizeof(word)) != sizeof(word) ||
-	    pthread_join(bed->thread, NULL) ||
-	    read(bed->options.stop_fd, &word, sizeof(word)) != sizeof(word))
-		abort();
-}
-
 /**
  * test_tun_gone() - the other end of the pair closes, as a deleted TUN: an error, not a spin
  *
- * The inbound direction alone never reads the TUN: it must take poll's word for it.
+ * The helper never reads the TUN: it must take poll's word for it.
  */
-static void test_tun_gone(uint32_t batch)
+static void test_tun_gone(const struct mode *mode)
 {
-	static const int directions[] = {TNL_OUTBOUND | TNL_INBOUND, TNL_OUTBOUND, TNL_INBOUND};
+	struct bed bed;
 
-	for (size_t i = 0; i < 3; i++) {
-		struct bed bed;
-
-		bed_start(&bed, batch);
-		bed_halt(&bed);
-		bed.directions = directions[i];
-		bed.result = 0;
-		shutdown(bed.tun, SHUT_RDWR);
-		CHECK_EQ(tnl_run(bed.engine, bed.directions), -ENODEV);
-		/* It can be run again, to the same end. */
-		if (pthread_create(&bed.thread, NULL, bed_run, &bed))
-			abort();
-		bed_end(&bed);
-		CHECK(bed.result == -ENODEV || bed.result == 0);
+	bed_start(&bed, mode);
+	bed_halt(&bed);
+	shutdown(bed.tun, SHUT_RDWR);
+	/* It can be run again and again, to the same end, by each thread on its own. */
+	for (int i = 0; i < 2; i++) {
+		bed_run(&bed);
+		bed_join(&bed);
+		for (size_t role = 0; role < bed_workers(&bed); role++)
+			CHECK_EQ(bed.workers[role].result, -ENODEV);
 	}
+	bed_run(&bed);
+	bed_end(&bed);
 }
 
-/** test_two_threads() - one direction each, as --threads 2 does */
-static void test_two_threads(uint32_t batch)
+/** test_both_ways() - a packet there and a packet back, tables swapped in between */
+static void test_both_ways(const struct mode *mode)
 {
 	uint8_t packet[64], got[2048] = {0};
-	struct bed bed, inbound;
-	uint64_t one = 1;
+	struct tnl_gauges gauges;
+	struct bed bed;
 
-	bed_start(&bed, batch);
-	bed_halt(&bed);
-	inbound = (struct bed){.engine = bed.engine, .directions = TNL_INBOUND};
-	bed.directions = TNL_OUTBOUND;
-	if (pthread_create(&bed.thread, NULL, bed_run, &bed) ||
-	    pthread_create(&inbound.thread, NULL, bed_run, &inbound))
-		abort();
+	bed_start(&bed, mode);
 	for (int i = 0; i < 200; i++) {
 		struct tnl_snapshot snapshot = snapshot_of(&bed, 3);
 
@@ -462,16 +559,136 @@ static void test_two_threads(uint32_t batch)
 		put16(got + IP_OFF_CHECKSUM,
 		      (uint16_t)~checksum_fold(checksum_add(0, got, IP_HEADER_MIN)));
 		from_peer(&bed, got, sizeof(packet));
-		CHECK_EQ(receive(bed.tun, got, sizeof(got)), sizeof(packet));
+		CHECK_EQ(from_tun(&bed, got, sizeof(got)), sizeof(packet));
 	}
-	/* Both threads poll the same eventfd; it stays readable for the second. */
-	if (write(bed.options.stop_fd, &one, sizeof(one)) != sizeof(one) ||
-	    pthread_join(inbound.thread, NULL))
-		abort();
-	CHECK_EQ(inbound.result, 0);
+	/* One packet per wake-up is no load: auto stays with one thread. */
+	tnl_gauges(bed.engine, &gauges);
+	CHECK_EQ(gauges.threads, mode->threads == TNL_THREADS_TWO ? 2 : 1);
 	bed_end(&bed);
 	CHECK_EQ(word(&bed, OUT_packets_written), 200);
 	CHECK_EQ(in_word(&bed, IN_packets_written), 200);
+}
+
+/** struct publisher - swaps route tables as fast as it can
+ * @bed:  of the engine
+ * @stop: set by the test
+ * @done: swaps
+ */
+struct publisher {
+	struct bed *bed;
+	pthread_t thread;
+	bool stop;
+	uint64_t done;
+};
+
+/** publisher_run() - body of the publisher; the first route is always there */
+static void *publisher_run(void *argument)
+{
+	struct publisher *publisher = argument;
+
+	while (!__atomic_load_n(&publisher->stop, __ATOMIC_RELAXED)) {
+		struct tnl_snapshot snapshot =
+			snapshot_of(publisher->bed, 1 + (uint32_t)(publisher->done % 3));
+
+		if (tnl_publish(publisher->bed->engine, &snapshot))
+			abort();
+		publisher->done++;
+		poll(NULL, 0, 1);
+	}
+	return NULL;
+}
+
+/** struct load - numbered packets in both directions
+ * @sent:     the last number given out
+ * @from_tun: the last number that came in order out of the pair, then out of the peer's socket
+ * @from_udp: likewise
+ * @arrived:  how many came
+ */
+struct load {
+	uint32_t sent;
+	uint32_t from_tun;
+	uint32_t from_udp;
+	uint64_t arrived;
+};
+
+/** load_take() - everything that waits at one end; numbers may be missing but never go back */
+static void load_take(struct load *load, int fd, size_t before, uint32_t *newest)
+{
+	uint8_t got[VNET_HDR_BYTES + ANY_PACKET];
+
+	while (recv(fd, got, sizeof(got), MSG_DONTWAIT) > 0) {
+		uint32_t number = get32(got + before + 28);
+
+		CHECK(number > *newest);
+		*newest = number;
+		load->arrived++;
+	}
+}
+
+/** load_burst() - a wake-up's worth of packets in each direction; full queues may drop them */
+static void load_burst(struct bed *bed, struct load *load, uint32_t count)
+{
+	size_t before = vnet_bytes(bed);
+	uint8_t frame[VNET_HDR_BYTES + 64] = {0};
+	uint8_t *packet = frame + before;
+
+	for (uint32_t i = 0; i < count; i++) {
+		packet_to(packet, 0x64600205, 64, 0);
+		put32(packet + 28, ++load->sent);
+		send(bed->tun, frame, before + 64, MSG_DONTWAIT);
+		put32(packet + IP_OFF_SOURCE, 0x64600205);
+		put32(packet + IP_OFF_DESTINATION, 0x64600102);
+		from_peer(bed, packet, 64);
+	}
+	load_take(load, bed->tun, before, &load->from_tun);
+	load_take(load, bed->peer, 0, &load->from_udp);
+}
+
+/** threads_now() - what the engine says */
+static uint32_t threads_now(const struct bed *bed)
+{
+	struct tnl_gauges gauges;
+
+	tnl_gauges(bed->engine, &gauges);
+	return gauges.threads;
+}
+
+/**
+ * test_load() - tables swapped under traffic in both directions; nothing is overtaken
+ *
+ * In mode auto inbound goes over to the helper under load and comes back without, three times.
+ */
+static void test_load(const struct mode *mode)
+{
+	bool automatic = mode->threads == TNL_THREADS_AUTO;
+	struct publisher publisher = {0};
+	struct load load = {0};
+	struct bed bed;
+
+	bed_start(&bed, mode);
+	publisher.bed = &bed;
+	if (pthread_create(&publisher.thread, NULL, publisher_run, &publisher))
+		abort();
+	for (int round = 0; round < 3; round++) {
+		uint64_t until = monotonic_ns() + PATIENCE_MS * 1000000ull;
+		int bursts = 0;
+
+		while (monotonic_ns() < until &&
+		       (automatic ? threads_now(&bed) < 2 || bursts++ < 20 : bursts++ < 50))
+			load_burst(&bed, &load, 64);
+		CHECK_EQ(threads_now(&bed), mode->threads == TNL_THREADS_ONE ? 1 : 2);
+		while (automatic && monotonic_ns() < until && threads_now(&bed) == 2)
+			poll(NULL, 0, 1);
+		CHECK_EQ(threads_now(&bed), mode->threads == TNL_THREADS_TWO ? 2 : 1);
+	}
+	__atomic_store_n(&publisher.stop, true, __ATOMIC_RELAXED);
+	if (pthread_join(publisher.thread, NULL))
+		abort();
+	CHECK(publisher.done > 3);
+	CHECK(load.arrived > 100);
+	/* Halting in the middle of a load must lose nothing uncounted either. */
+	load_burst(&bed, &load, 64);
+	bed_end(&bed);
 }
 
 /** test_refused_options() - what cannot run is -EINVAL, and leaks nothing */
@@ -497,17 +714,18 @@ static void test_refused_options(void)
 
 int main(void)
 {
-	static const uint32_t batches[] = {1, 64};
+	for (size_t i = 0; i < sizeof(modes) / sizeof(modes[0]); i++) {
+		const struct mode *mode = &modes[i];
 
-	for (size_t i = 0; i < 2; i++) {
-		test_golden(batches[i]);
-		test_inbound(batches[i]);
-		test_hostile(batches[i]);
-		test_refused_destination(batches[i]);
-		test_too_big(batches[i]);
-		test_publish(batches[i]);
-		test_tun_gone(batches[i]);
-		test_two_threads(batches[i]);
+		test_golden(mode);
+		test_inbound(mode);
+		test_hostile(mode);
+		test_refused_destination(mode);
+		test_too_big(mode);
+		test_publish(mode);
+		test_tun_gone(mode);
+		test_both_ways(mode);
+		test_load(mode);
 	}
 	test_refused_options();
 	return check_result("test_engine");

@@ -83,10 +83,13 @@ def open_sockets(host: str, others: Sequence[str], port: int = 0) -> dict[str, s
             return opened
 
 
-def open_sockets_apart(host: str, others: Sequence[str], port: int) -> dict[str, socket.socket]:
+def open_sockets_apart(
+    host: str, others: Sequence[str], port: int = 0, *, rate: str = ""
+) -> dict[str, socket.socket]:
     """The same in a network namespace without a name, whose loopback has these addresses.
 
-    It lives as long as the sockets do, so nothing is left behind. Needs CAP_SYS_ADMIN.
+    It lives as long as the sockets do, so nothing is left behind. Needs CAP_SYS_ADMIN. With a
+    `rate` (as tc writes it) its loopback is so slow that a socket's send buffer can fill up.
     """
     results: list[dict[str, socket.socket]] = []
 
@@ -97,6 +100,9 @@ def open_sockets_apart(host: str, others: Sequence[str], port: int) -> dict[str,
         subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
         for address in (host, *others):
             subprocess.run(["ip", "address", "add", f"{address}/32", "dev", "lo"], check=True)
+        if rate:
+            tbf = ["root", "tbf", "rate", rate, "burst", "3000", "limit", "1000000"]
+            subprocess.run(["tc", "qdisc", "add", "dev", "lo", *tbf], check=True)
         results.append(open_sockets(host, others, port))
 
     thread = threading.Thread(target=inside)

@@ -8,6 +8,7 @@ from ipaddress import IPv4Address, IPv4Network
 
 from tunneld.backend.packet_path import PacketPath
 from tunneld.dataplane import Dataplane, DataplaneCounters, PeerCounters, Route, RouteSnapshot
+from tunneld.dataplane.ladder import Rung
 
 NEAR, FAR = IPv4Network("100.96.2.0/24"), IPv4Network("100.96.3.0/24")
 
@@ -63,7 +64,7 @@ class Harness:
     def __init__(self) -> None:
         self.made: list[FakeDataplane] = []
         self.lost: list[OSError | None] = []
-        self.path = PacketPath("mmsg", self.lost.append, self._make)
+        self.path = PacketPath(Rung("mmsg"), self.lost.append, self._make)
 
     def _make(self, _rung: str, *, tun_fd: int, udp_fd: int, snapshot: RouteSnapshot) -> Dataplane:
         del tun_fd, udp_fd

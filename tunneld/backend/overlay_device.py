@@ -12,6 +12,7 @@ from ipaddress import IPv4Interface, IPv4Network
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tunneld.dataplane.probe import set_offloads
 from tunneld.errors import StartError
 from tunneld.link import sysctl
 from tunneld.link.tun import TunDevice, open_tun
@@ -40,9 +41,13 @@ class OverlayDevice:
         rtnl: the kernel's links, addresses and routes.
         network: the overlay network.
         subnet: the own lease.
+        vnet_hdr: let superpackets pass (rung offload).
     """
 
-    def __init__(self, rtnl: Rtnl, network: IPv4Network, subnet: IPv4Network) -> None:
+    def __init__(
+        self, rtnl: Rtnl, network: IPv4Network, subnet: IPv4Network, *, vnet_hdr: bool = False
+    ) -> None:
+        self._vnet_hdr = vnet_hdr
         self._rtnl = rtnl
         self._network = network
         self._subnet = subnet
@@ -81,16 +86,22 @@ class OverlayDevice:
             StartError: the kernel or our capabilities do not allow it.
         """
         try:
-            self._tun = open_tun(self._name)
+            self._tun = self._open_tun(self._name)
         except StartError:
             if self._name == TEMPLATE:
                 raise
             # Somebody took the name meanwhile: another one serves as well.
-            self._tun = open_tun(TEMPLATE)
+            self._tun = self._open_tun(TEMPLATE)
         self._name = self._tun.name
         link = await self._rtnl.link(self._name)
         self._ifindex = link.index if link else 0
         await self.ensure(mtu)
+
+    def _open_tun(self, name: str) -> TunDevice:
+        tun = open_tun(name, vnet_hdr=self._vnet_hdr)
+        if self._vnet_hdr:
+            set_offloads(tun.fds[0])
+        return tun
 
     async def present(self) -> bool:
         """Whether the device that we opened is still the one of that name."""

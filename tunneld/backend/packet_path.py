@@ -11,25 +11,25 @@ from dataclasses import fields
 from ipaddress import IPv4Network
 
 from tunneld.dataplane import Dataplane, DataplaneCounters, PeerCounters, RouteSnapshot
-from tunneld.dataplane.ladder import open_dataplane
+from tunneld.dataplane.ladder import Rung, open_dataplane
 
 
 class PacketPath:
     """Owns the dataplane of the udp backend; borrows its descriptors.
 
     Args:
-        rung: a result of `ladder.choose`.
+        wanted: the rung to run from the next start on.
         on_lost: called in the event loop when the dataplane ended by itself.
         factory: how a dataplane is made; tests give their own.
     """
 
     def __init__(
         self,
-        rung: str,
+        wanted: Rung,
         on_lost: Callable[[OSError | None], None],
         factory: Callable[..., Dataplane] = open_dataplane,
     ) -> None:
-        self._rung = rung
+        self.wanted = wanted
         self._on_lost = on_lost
         self._factory = factory
         self._current: Dataplane | None = None
@@ -45,7 +45,7 @@ class PacketPath:
     @property
     def rung(self) -> str:
         """The rung that runs, or will run."""
-        return self._current.rung if self._current else self._rung
+        return self._current.rung if self._current else self.wanted.name
 
     @property
     def threads(self) -> int:
@@ -58,7 +58,7 @@ class PacketPath:
         Raises:
             OSError: the dataplane refused.
         """
-        current = self._factory(self._rung, tun_fd=tun_fd, udp_fd=udp_fd, snapshot=snapshot)
+        current = self._factory(self.wanted, tun_fd=tun_fd, udp_fd=udp_fd, snapshot=snapshot)
 
         def on_exit(error: OSError | None) -> None:
             if self._current is current and self._alive:

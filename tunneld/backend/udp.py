@@ -17,11 +17,17 @@ from tunneld.backend import BackendOptions, BackendStatus, udp_socket
 from tunneld.backend.overlay_device import OverlayDevice
 from tunneld.backend.packet_path import PacketPath
 from tunneld.backend.path_mtu import PathMtus
-from tunneld.dataplane import DataplaneCounters, PeerCounters, Route, RouteSnapshot, SourceCheck
-from tunneld.dataplane.ladder import choose as choose_rung
+from tunneld.dataplane import (
+    DataplaneCounters,
+    PeerCounters,
+    Route,
+    RouteSnapshot,
+    SourceCheck,
+    ladder,
+)
+from tunneld.dataplane.probe import set_gro
 from tunneld.errors import StartError
 from tunneld.lease import Lease, LeaseAttrs
-from tunneld.link.tun import open_tun
 from tunneld.observe.log import fields
 from tunneld.supervise import Backoff, supervise
 
@@ -53,7 +59,7 @@ class UdpBackend:
     def __init__(self, options: BackendOptions, rtnl: Rtnl) -> None:
         self._options = options
         self._rtnl = rtnl
-        self._path = PacketPath(choose_rung(options.dataplane), self._path_lost)
+        self._path = PacketPath(ladder.Rung(ladder.choose(options.dataplane)), self._path_lost)
         self._path_mtus = PathMtus(
             options.port, self._path.counters, self._path.peer_counters, self._publish
         )
@@ -74,15 +80,20 @@ class UdpBackend:
     async def prepare(self, underlay: Underlay) -> LeaseAttrs:
         """Open the socket, and a TUN for a moment: what fails, fails before a lease is taken."""
         self._underlay = underlay
-        open_tun("tunneld%d").close()
-        self._socket = udp_socket.open_socket(underlay.address, self._options.port)
+        self._path.wanted = ladder.fit(self._path.wanted.name, self._options.threads)
+        self._socket = self._open_socket(underlay.address)
         return LeaseAttrs(public_ip=underlay.public_ip)
 
     async def start(self, own: Lease) -> None:
         """Bring up unreachable routes, device, address, route and packet path, in this order."""
         async with self._lock:
             self._own = own
-            self._device = OverlayDevice(self._rtnl, self._options.network, own.subnet)
+            self._device = OverlayDevice(
+                self._rtnl,
+                self._options.network,
+                own.subnet,
+                vnet_hdr=self._path.wanted.vnet_hdr,
+            )
             await self._device.block()
             self._own_addresses = await self._read_own_addresses()
             await self._device.open(self._mtu)
@@ -144,7 +155,7 @@ class UdpBackend:
             self._path_mtus.forget()
             if underlay.address != before.address:
                 try:
-                    renewed = udp_socket.open_socket(underlay.address, self._options.port)
+                    renewed = self._open_socket(underlay.address)
                 except StartError:
                     self._underlay = before
                     raise
@@ -187,6 +198,12 @@ class UdpBackend:
     def peer_counters(self) -> Mapping[IPv4Network, PeerCounters]:
         """Return per-peer counters by subnet."""
         return self._path.peer_counters()
+
+    def _open_socket(self, address: IPv4Address) -> socket.socket:
+        sock = udp_socket.open_socket(address, self._options.port)
+        if self._path.wanted.gro:
+            set_gro(sock)
+        return sock
 
     @property
     def _mtu(self) -> int:

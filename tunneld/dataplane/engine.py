@@ -20,12 +20,25 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from ipaddress import IPv4Address, IPv4Network
 
-# Packets per system call of each rung (api.h, struct tnl_options).
-RUNGS = {"syscall": 1, "mmsg": 64}
+# Packets per system call and features of each rung (api.h, struct tnl_options). What a rung needs
+# of the descriptors is set where they are opened: UDP_GRO, IFF_VNET_HDR, TUNSETOFFLOAD.
+_GSO = int(lib.TNL_UDP_SEGMENT | lib.TNL_UDP_GRO)
+_RUNGS: dict[str, tuple[int, int]] = {
+    "syscall": (1, 0),
+    "mmsg": (64, 0),
+    "gso": (64, _GSO),
+    "offload": (64, _GSO | int(lib.TNL_VNET_HDR | lib.TNL_TSO)),
+}
+RUNGS = tuple(_RUNGS)
+_THREADS = {
+    "1": int(lib.TNL_THREADS_ONE),
+    "2": int(lib.TNL_THREADS_TWO),
+    "auto": int(lib.TNL_THREADS_AUTO),
+}
 
 _ROUTE = struct.Struct("=IIHBB")
 _OUTBOUND, _INBOUND = int(lib.TNL_OUTBOUND), int(lib.TNL_INBOUND)
-_BOTH = _OUTBOUND | _INBOUND
+_MAIN, _HELPER = int(lib.TNL_MAIN), int(lib.TNL_HELPER)
 
 
 def _names(direction: int) -> tuple[str, ...]:
@@ -132,6 +145,9 @@ class Engine:
         rung: a key of `RUNGS`.
         counters: memory of `new_counters`; several engines, one after the other, may use it.
         icmp_rate: ICMP errors per second and direction.
+        threads: "1", "2", or "auto": one when idle or for latency, two under load.
+        uso: the TUN accepts UDP superpackets (TUN_F_USO4); rung offload only.
+        max_segments: packets per UDP_SEGMENT message that the kernel takes; rungs gso and offload.
 
     Raises:
         OSError: the C core refused (EINVAL, ENOMEM).
@@ -146,20 +162,29 @@ class Engine:
         rung: str = "mmsg",
         counters: bytearray | None = None,
         icmp_rate: int = 100,
+        threads: str = "1",
+        uso: bool = False,
+        max_segments: int = 63,
     ) -> None:
+        batch, features = _RUNGS[rung]
         self._rung = rung
         self._snapshot = snapshot
         self._counters = new_counters() if counters is None else counters
-        self._stop_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        self._thread: threading.Thread | None = None
-        self._ended: asyncio.Event = asyncio.Event()
+        self._threads: list[threading.Thread] = []
+        self._roles = (_MAIN,) if threads == "1" else (_MAIN, _HELPER)
+        self._ended = asyncio.Event()
+        # One stops both threads, the others wake one each.
+        self._events = [os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK) for _ in range(3)]
         options = {
             "tun_fd": tun_fd,
             "udp_fd": udp_fd,
-            "stop_fd": self._stop_fd,
-            "batch": RUNGS[rung],
-            "features": 0,
-            "max_segments": 1,
+            "stop_fd": self._events[0],
+            "main_fd": self._events[1],
+            "helper_fd": self._events[2],
+            "threads": _THREADS[threads],
+            "batch": batch,
+            "features": features | (int(lib.TNL_USO) if uso and rung == "offload" else 0),
+            "max_segments": max_segments,
             "icmp_rate": icmp_rate,
         }
         out = ffi.new("struct tnl_engine **")
@@ -174,10 +199,14 @@ class Engine:
                 )
             )
         except OSError:
-            os.close(self._stop_fd)
+            self._close_events()
             raise
         self._words: Any = words
         self._engine: Any = ffi.gc(out[0], lib.tnl_free)
+
+    def _close_events(self) -> None:
+        while self._events:
+            os.close(self._events.pop())
 
     @property
     def rung(self) -> str:
@@ -187,23 +216,35 @@ class Engine:
     @property
     def threads(self) -> int:
         """How many threads move packets."""
-        return int(self._thread is not None)
+        return self._gauges().threads if self._threads else 0
 
     def start(self, on_exit: Callable[[OSError | None], None]) -> None:
         """Begin to forward; see `Dataplane.start`."""
         loop = asyncio.get_running_loop()
+        left = len(self._roles)
+        worst = 0
 
         def finish(result: int) -> None:
-            self._ended.set()
-            on_exit(OSError(-result, os.strerror(-result)) if result < 0 else None)
+            nonlocal left, worst
+            left -= 1
+            worst = min(worst, result)
+            if left == 0:
+                self._ended.set()
+                on_exit(OSError(-worst, os.strerror(-worst)) if worst < 0 else None)
 
-        def run() -> None:
-            result = lib.tnl_run(self._engine, _BOTH)
+        def run(role: int) -> None:
+            result = lib.tnl_run(self._engine, role)
+            # Whatever ends one thread ends the other.
+            os.eventfd_write(self._events[0], 1)
             if not loop.is_closed():
                 loop.call_soon_threadsafe(finish, result)
 
-        self._thread = threading.Thread(target=run, name="tunneld-packets", daemon=True)
-        self._thread.start()
+        for role in self._roles:
+            thread = threading.Thread(
+                target=run, args=(role,), name=f"tunneld-packets-{role}", daemon=True
+            )
+            self._threads.append(thread)
+            thread.start()
 
     def publish(self, snapshot: RouteSnapshot) -> None:
         """Swap the whole snapshot between two turns.
@@ -233,19 +274,33 @@ class Engine:
             for route, words in zip(routes, struct.iter_unpack("=4Q", ffi.buffer(out)), strict=True)
         }
 
+    def _gauges(self) -> Any:
+        out = ffi.new("struct tnl_gauges *")
+        lib.tnl_gauges(self._engine, out)
+        return out
+
     def gauges(self) -> Mapping[str, int | bool | str]:
-        """Return the effective packets per system call."""
-        return {"batch": RUNGS[self._rung]}
+        """Return what is effective now; a downgrade shows here."""
+        out = self._gauges()
+        return {
+            "batch": _RUNGS[self._rung][0],
+            "segments": int(out.segments),
+            "coalesce_tcp": bool(out.tcp),
+            "coalesce_udp": bool(out.udp),
+            "downgrades_udp": int(out.downgrades_udp),
+            "downgrades_tun": int(out.downgrades_tun),
+        }
 
     async def stop(self) -> None:
-        """End the thread; afterwards nobody touches the descriptors. Idempotent."""
-        if self._thread is None:
+        """End the threads; afterwards nobody touches the descriptors. Idempotent."""
+        if not self._threads:
             return
-        os.eventfd_write(self._stop_fd, 1)
+        os.eventfd_write(self._events[0], 1)
         await self._ended.wait()
-        self._thread.join()
-        self._thread = None
-        os.close(self._stop_fd)
+        for thread in self._threads:
+            thread.join()
+        self._threads.clear()
+        self._close_events()
 
 
 def is_device_gone(error: OSError | None) -> bool:

@@ -3,24 +3,45 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from tunneld.errors import ConfigError
+from tunneld.errors import ConfigError, StartError
+from tunneld.link.tun import open_tun
+from tunneld.observe.log import fields
 
 if TYPE_CHECKING:
     from tunneld.dataplane import Dataplane, RouteSnapshot
 
 log = logging.getLogger(__name__)
 
-IN_C = ("syscall", "mmsg")
-BEST = "mmsg"
-"""What `auto` takes where the C core was built."""
+_DESCRIPTORS_AS_EVER = ("python", "syscall", "mmsg")
+"""Rungs that need nothing of the TUN and the socket beyond what flannel uses."""
 
-_LATER = ("gso", "offload", "kernel")
+
+@dataclass(frozen=True, slots=True)
+class Rung:
+    """A rung of the ladder and what it needs of the descriptors.
+
+    Attributes:
+        name: python, syscall, mmsg, gso or offload.
+        threads: "1", "2" or "auto".
+        vnet_hdr: the TUN is opened with a vnet header and told to pass superpackets.
+        uso: the kernel passes UDP superpackets too.
+        gro: the socket joins received datagrams.
+        segments: datagrams of one message to the socket.
+    """
+
+    name: str
+    threads: str = "1"
+    vnet_hdr: bool = False
+    uso: bool = False
+    gro: bool = False
+    segments: int = 1
 
 
 def choose(rung: str) -> str:
-    """Return the rung that will run.
+    """Return the rung that is wanted: as asked for, or python where the C core was not built.
 
     Args:
         rung: as given with `--dataplane`.
@@ -28,11 +49,9 @@ def choose(rung: str) -> str:
     Raises:
         ConfigError: this installation or this release does not have that rung.
     """
-    if rung in _LATER:
+    if rung == "kernel":
         raise ConfigError(
-            f"rung {rung!r} comes with a later release",
-            field="dataplane",
-            remedy=f"use auto, python, {' or '.join(IN_C)}",
+            "rung 'kernel' comes with a later release", field="dataplane", remedy="use auto"
         )
     if rung == "python":
         return rung
@@ -47,14 +66,55 @@ def choose(rung: str) -> str:
             field="dataplane",
             remedy="install with a C compiler (`pip install .`), or use --dataplane=python",
         ) from error
-    return BEST if rung == "auto" else rung
+    return rung
 
 
-def open_dataplane(rung: str, *, tun_fd: int, udp_fd: int, snapshot: RouteSnapshot) -> Dataplane:
+def fit(rung: str, threads: str) -> Rung:
+    """Return the rung that this kernel allows, with what it needs of the descriptors.
+
+    Args:
+        rung: a result of `choose`; "auto" takes the best.
+        threads: "1", "2", or "auto": 1 up to mmsg (flannel's class), by load above.
+
+    Raises:
+        StartError: the kernel lacks what `rung` needs, or no TUN can be made.
+    """
+    if rung in _DESCRIPTORS_AS_EVER:
+        open_tun("tunneld%d").close()
+        return Rung(rung, threads="1" if threads == "auto" else threads)
+    from tunneld.dataplane.probe import probe  # noqa: PLC0415 - not for the lower rungs
+
+    able = probe()
+    name = able.best_rung() if rung == "auto" else rung
+    if missing := able.missing(name):
+        raise StartError(
+            f"rung {name!r} needs {missing}, which this kernel lacks",
+            remedy="use --dataplane=auto, which takes the best rung that the kernel allows",
+        )
+    if name == "mmsg":
+        log.warning("this kernel has no UDP_SEGMENT or UDP_GRO: rung mmsg")
+        return Rung(name, threads="1" if threads == "auto" else threads)
+    if rung == "auto" and not (able.tso and able.uso):
+        log.warning(
+            "this kernel does not pass all superpackets",
+            extra=fields(rung=name, tso=able.tso, uso=able.uso),
+        )
+    offload = name == "offload"
+    return Rung(
+        name,
+        threads=threads,
+        vnet_hdr=offload,
+        uso=offload and able.uso,
+        gro=True,
+        segments=able.segments,
+    )
+
+
+def open_dataplane(rung: Rung, *, tun_fd: int, udp_fd: int, snapshot: RouteSnapshot) -> Dataplane:
     """Return a dataplane, not yet started, on borrowed descriptors.
 
     Args:
-        rung: a result of `choose`.
+        rung: a result of `fit`.
         tun_fd: the non-blocking TUN.
         udp_fd: the bound, non-blocking UDP socket.
         snapshot: the first routes.
@@ -62,10 +122,18 @@ def open_dataplane(rung: str, *, tun_fd: int, udp_fd: int, snapshot: RouteSnapsh
     Raises:
         OSError: the C core refused.
     """
-    if rung == "python":
+    if rung.name == "python":
         from tunneld.dataplane.reference import Reference  # noqa: PLC0415
 
         return Reference(tun_fd=tun_fd, udp_fd=udp_fd, snapshot=snapshot)
     from tunneld.dataplane.engine import Engine  # noqa: PLC0415
 
-    return Engine(tun_fd=tun_fd, udp_fd=udp_fd, snapshot=snapshot, rung=rung)
+    return Engine(
+        tun_fd=tun_fd,
+        udp_fd=udp_fd,
+        snapshot=snapshot,
+        rung=rung.name,
+        threads=rung.threads,
+        uso=rung.uso,
+        max_segments=rung.segments,
+    )
