@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 import hashlib
 import json
 import os
 import platform
 import statistics
+import subprocess
 import sys
 import time
 from dataclasses import asdict, dataclass
@@ -18,7 +20,7 @@ from tunneld.lab import netns, process
 from tunneld.lab.machine import cpu_seconds
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from tunneld.lab import Container
 
@@ -115,28 +117,51 @@ def udpgen() -> Path:
     return binary
 
 
+@contextlib.contextmanager
+def _listening(container: Container, mode: str) -> Iterator[subprocess.Popen[str]]:
+    """Run the generator as `recv` or `echo` while the block runs."""
+    listener = container.popen([str(udpgen()), mode, str(UDP_PORT)])
+    try:
+        if listener.stdout is None or listener.stdout.readline() != "ready\n":
+            raise process.CommandError(f"udpgen: {mode} did not start")
+        yield listener
+    finally:
+        process.stop([listener])
+
+
+def ping_pong(one: Container, other: Container, *, seconds: float = 2) -> dict[str, float]:
+    """Send one datagram of 64 bytes at a time there and back.
+
+    Returns:
+        `count`, `lost`, `rtt_us_min`, `rtt_us_p50` and `rtt_us_p99` (microseconds).
+    """
+    with _listening(other, "echo"):
+        where = [str(other.address), str(UDP_PORT), "64", str(seconds)]
+        text = one.run([str(udpgen()), "ping", *where]).stdout
+    return {name: float(value) for name, value in json.loads(text).items()}
+
+
 def udp(
-    sender: Container, receiver: Container, *, size: int = 64, seconds: float = 2, pps: int = 0
+    sender: Container,
+    receiver: Container,
+    *,
+    size: int | str = 64,
+    seconds: float = 2,
+    pps: int = 0,
 ) -> UdpResult:
     """Send datagrams from one container to another and count what arrives.
 
     Args:
         sender: where the generator sends.
         receiver: where it counts.
-        size: UDP payload, bytes.
+        size: UDP payload, bytes, or a range such as "64-127".
         seconds: how long to send.
         pps: datagrams per second; 0: as fast as one CPU can.
     """
-    binary = str(udpgen())
-    counter = receiver.popen([binary, "recv", str(UDP_PORT)])
-    try:
-        if counter.stdout is None or counter.stdout.readline() != "ready\n":
-            raise process.CommandError("udpgen: the receiver did not start")
+    with _listening(receiver, "recv") as counter:
         where = [str(receiver.address), str(UDP_PORT), str(size), str(seconds), str(pps)]
-        sent = json.loads(sender.run([binary, "send", *where]).stdout)
-        got = json.loads(counter.stdout.readline())
-    finally:
-        process.stop([counter])
+        sent = json.loads(sender.run([str(udpgen()), "send", *where]).stdout)
+        got = json.loads(counter.stdout.readline() if counter.stdout else "{}")
     return UdpResult(
         kpps=got["received"] / sent["seconds"] / 1e3,
         offered_kpps=sent["sent"] / sent["seconds"] / 1e3,
