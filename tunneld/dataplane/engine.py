@@ -120,7 +120,8 @@ class RouteTable:
 
     def __init__(self, snapshot: RouteSnapshot) -> None:
         out = ffi.new("struct tnl_routes **")
-        _check(lib.tnl_routes_new(_CSnapshot(snapshot).pointer, out))
+        compiled = _CSnapshot(snapshot)  # a name: its arrays must live until they are copied
+        _check(lib.tnl_routes_new(compiled.pointer, out))
         self._table: Any = ffi.gc(out[0], lib.tnl_routes_free)
         self._routes = snapshot.routes
 
@@ -189,11 +190,12 @@ class Engine:
         }
         out = ffi.new("struct tnl_engine **")
         words = ffi.from_buffer("uint64_t[]", self._counters)
+        compiled = _CSnapshot(snapshot)  # a name: its arrays must live until they are copied
         try:
             _check(
                 lib.tnl_create(
                     ffi.new("struct tnl_options *", options),
-                    _CSnapshot(snapshot).pointer,
+                    compiled.pointer,
                     words,
                     out,
                 )
@@ -252,7 +254,8 @@ class Engine:
         Raises:
             OSError: the snapshot was refused; the old one stays in force.
         """
-        _check(lib.tnl_publish(self._engine, _CSnapshot(snapshot).pointer))
+        compiled = _CSnapshot(snapshot)  # a name: its arrays must live until they are copied
+        _check(lib.tnl_publish(self._engine, compiled.pointer))
         self._snapshot = snapshot
 
     def counters(self) -> DataplaneCounters:
