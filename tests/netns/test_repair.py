@@ -61,7 +61,7 @@ def traffic(host: ClusterNode, destination: IPv4Address) -> Iterator[None]:
         child.communicate(timeout=10)
 
 
-@pytest.mark.parametrize("rung", ["mmsg", "python"])
+@pytest.mark.parametrize("rung", ["offload", "mmsg", "python"])
 def test_device_deleted_20_times_under_traffic(cluster: Cluster, rung: str) -> None:
     cluster.start_daemons(["--dataplane", rung])
     one, two = cluster.nodes

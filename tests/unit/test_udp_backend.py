@@ -11,9 +11,9 @@ from typing import Any, cast
 
 import pytest
 
-from tunneld.backend import BackendOptions, overlay_device, udp, udp_socket
+from tunneld.backend import BackendOptions, overlay_device, udp_socket
 from tunneld.backend.udp import UdpBackend
-from tunneld.dataplane import DataplaneCounters
+from tunneld.dataplane import DataplaneCounters, ladder
 from tunneld.errors import StartError
 from tunneld.lease import Lease, LeaseAttrs
 from tunneld.link.rtnl import Rtnl
@@ -60,7 +60,7 @@ class Paper:
     async def ensure_route(self, dst: IPv4Network, **_: object) -> bool:
         return self.act(f"route {dst}")
 
-    def open_tun(self, name: str) -> Any:
+    def open_tun(self, name: str, **_: object) -> Any:
         if name.startswith("tunneld"):
             return SimpleNamespace(close=lambda: None)
         self.ifindex += 1
@@ -111,7 +111,7 @@ class Bed:
         self.planes: list[PaperDataplane] = []
         self.failures: list[BaseException] = []
         monkeypatch.setattr(overlay_device, "open_tun", self.paper.open_tun)
-        monkeypatch.setattr(udp, "open_tun", self.paper.open_tun)
+        monkeypatch.setattr(ladder, "open_tun", self.paper.open_tun)
         monkeypatch.setattr("tunneld.link.sysctl.ensure", lambda path, _: self.paper.act(path))
         options = BackendOptions(
             network=NETWORK,
@@ -203,6 +203,17 @@ async def test_a_deleted_device_is_made_again_in_the_same_order(bed: Bed) -> Non
     assert bed.paper.done[-2:] == ["route 100.96.0.0/16", "dataplane"]
     assert bed.backend.status().repairs == {"device": 1}
     assert bed.backend.status().forwarding
+    await bed.backend.stop()
+
+
+async def test_a_deleted_device_that_is_still_shown(bed: Bed) -> None:
+    await bed.start()
+    bed.planes[0].on_exit(OSError(errno.ENODEV, "gone"))
+    await bed.backend.ensure()
+    assert bed.backend.status().repairs["device"] == 1
+    assert "dataplane" not in bed.backend.status().repairs
+    await bed.backend.ensure()
+    assert bed.backend.status().repairs["device"] == 1
     await bed.backend.stop()
 
 
