@@ -33,6 +33,9 @@ log = logging.getLogger(__name__)
 SAFETY_NET_S = 30.0
 """How often the kernel's state is compared although netlink told nothing."""
 
+_MANY = 20
+"""More peers than that in one event are one line of the log."""
+
 _DEBOUNCE_S = 0.01
 _MIN_GAP_S = 0.1
 
@@ -150,8 +153,13 @@ class Service:
             self._peers_changed.set()
 
     def _tell(self, change: Change) -> None:
-        for verb in ("added", "changed", "removed"):
-            for lease in getattr(change, verb):
+        leases = {verb: getattr(change, verb) for verb in ("added", "changed", "removed")}
+        if sum(map(len, leases.values())) > _MANY:
+            counts: dict[str, object] = {verb: len(found) for verb, found in leases.items()}
+            log.info("many peers", extra=fields(**counts))
+            leases.clear()
+        for verb, found in leases.items():
+            for lease in found:
                 pair = fields(subnet=lease.subnet, public_ip=lease.public_ip)
                 log.info("peer %s", verb, extra=pair)
         for key, reason in change.quarantined:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import stat
 import sys
 import threading
@@ -105,6 +107,15 @@ def test_sigterm_takes_the_device_and_leaves_the_rest(running_cluster: Cluster) 
     # Fail closed: the container is told, nothing leaves by the default route.
     said = one.container.run(["ping", "-c1", "-W2", "100.96.2.3"], check=False).stdout
     assert "Unreachable" in said
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signals_end_with_0(running_cluster: Cluster, number: signal.Signals) -> None:
+    daemon = running_cluster.nodes[0].daemon
+    os.kill(daemon.pid, number)
+    until(lambda: not daemon.running, "the end")
+    assert daemon.stop() == 0
+    assert "Traceback" not in daemon.log.read_text()
 
 
 def test_sigkill_leaves_nothing_open_and_a_restart_works(running_cluster: Cluster) -> None:

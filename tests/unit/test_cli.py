@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -100,6 +101,17 @@ def test_help_lists_every_option_and_says_what_is_refused(
     assert "--etcd-cafile" in text
     assert "--kube-subnet-mgr" in text
     assert "refused: tunneld does not run on the Kubernetes API" in " ".join(text.split())
+
+
+def test_status_is_quick() -> None:
+    argv = [sys.executable, "-m", "tunneld", "status", "--run-dir", "/nonexistent"]
+
+    def once() -> float:
+        began = time.monotonic()
+        assert subprocess.run(argv, capture_output=True, check=False).returncode == 1
+        return time.monotonic() - began
+
+    assert min(once() for _ in range(5)) < 0.1
 
 
 def test_status_imports_nothing_heavy() -> None:
