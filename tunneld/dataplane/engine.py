@@ -296,13 +296,12 @@ class Engine:
 
     async def stop(self) -> None:
         """End the threads; afterwards nobody touches the descriptors. Idempotent."""
-        if not self._threads:
-            return
-        os.eventfd_write(self._events[0], 1)
-        await self._ended.wait()
-        for thread in self._threads:
-            thread.join()
-        self._threads.clear()
+        if self._threads:
+            os.eventfd_write(self._events[0], 1)
+            await self._ended.wait()
+            for thread in self._threads:
+                thread.join()
+            self._threads.clear()
         self._close_events()
 
 
