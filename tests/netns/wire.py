@@ -17,7 +17,7 @@ import time
 from collections import Counter
 from dataclasses import dataclass
 from ipaddress import IPv4Address
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 from tests.netns.waiting import until
 from tunneld.lab import PORT, Capture, Cluster, ClusterNode, Daemon, Node
@@ -68,6 +68,12 @@ class RawPeer:
         while select.select([self._sock], [], [], 0)[0]:
             payloads.append(self._sock.recv(65535))
         return payloads
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def close(self) -> None:
         self._sock.close()

@@ -96,8 +96,9 @@ class UdpBackend:
                 vnet_hdr=self._path.wanted.vnet_hdr,
             )
             await self._device.block()
-            self._own_addresses = await self._read_own_addresses()
             await self._device.open(self._mtu)
+            # After the device: its address is our own too.
+            self._own_addresses = await self._read_own_addresses()
             self._start_path()
         self._spawn(supervise("path mtu", self._path_mtus.follow))
 
