@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import socket
+import struct
 from collections.abc import AsyncIterator
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 from types import TracebackType
@@ -18,7 +19,8 @@ from typing import Any, Self
 from pyroute2 import AsyncIPRoute
 from pyroute2.netlink import NLM_F_DUMP, NLM_F_REQUEST
 from pyroute2.netlink.exceptions import NetlinkError
-from pyroute2.netlink.rtnl import RTM_GETROUTE
+from pyroute2.netlink.nlsocket import NetlinkRequest
+from pyroute2.netlink.rtnl import RTM_GETROUTE, RTM_NEWROUTE
 from pyroute2.netlink.rtnl.rtmsg import rtmsg
 
 from tunneld.errors import StartError
@@ -44,6 +46,8 @@ METRIC_LAST = 4294967295
 _RTN_UNICAST = 1
 _RT_TABLE_MAIN = 254
 _RTNH_F_ONLINK = 4
+_NLMSG = struct.Struct("=IHHI")  # struct nlmsghdr without the port
+_DST_LEN_AT = 17  # rtm_dst_len, behind struct nlmsghdr and rtm_family
 
 
 def _gone(error: NetlinkError) -> bool:
@@ -113,24 +117,44 @@ class Rtnl:
         request["table"] = _RT_TABLE_MAIN
         request["proto"] = PROTO_TUNNELD
         request["type"] = 0
-        async with self._turn:
-            messages = await self._ipr.nlm_request(
-                request, RTM_GETROUTE, NLM_F_REQUEST | NLM_F_DUMP
-            )
-            return [read_route(message) async for message in messages]
+        return [read_route(message) for message in await self._dump_routes(request)]
 
     async def default_route(self) -> RouteInfo | None:
         """Return the default route with the lowest metric, or None."""
-        async with self._turn:
-            messages = await self._ipr.get_default_routes(socket.AF_INET, _RT_TABLE_MAIN)
-            found = [
-                read_route(message) async for message in messages if message["type"] == _RTN_UNICAST
-            ]
+        request = rtmsg()
+        request["family"] = socket.AF_INET
+        request["table"] = _RT_TABLE_MAIN
+        request["type"] = _RTN_UNICAST
+        messages = await self._dump_routes(request, only_default=True)
+        found = [read_route(message) for message in messages]
         return min(
             (route for route in found if route.ifindex),
             key=lambda route: route.metric,
             default=None,
         )
+
+    async def _dump_routes(self, request: Any, *, only_default: bool = False) -> list[Any]:
+        async with self._turn:
+            asked = NetlinkRequest(
+                self._ipr,
+                request,
+                msg_type=RTM_GETROUTE,
+                msg_flags=NLM_F_REQUEST | NLM_F_DUMP,
+                parser=self._parse_default if only_default else None,
+            )
+            await asked.send()
+            return [message async for message in asked.response() if "family" in message]
+
+    def _parse_default(self, data: bytes, offset: int, length: int) -> Any:
+        """Decode routes with an empty prefix and pass over the others, which takes a tenth.
+
+        pyroute2's own `get_default_routes` returns None for the others and then takes a datagram
+        without a default route for the end of the dump.
+        """
+        size, kind, flags, sequence = _NLMSG.unpack_from(data, offset)
+        if kind == RTM_NEWROUTE and data[offset + _DST_LEN_AT]:
+            return {"header": {"length": size, "type": kind, "flags": flags, "error": None}}
+        return self._ipr.marshal.parse_one_message(kind, flags, sequence, data, offset, length)
 
     async def route_to(self, address: IPv4Address) -> RouteInfo | None:
         """Return the route that the kernel takes to `address` now, or None when there is none."""

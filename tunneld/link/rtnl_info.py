@@ -91,7 +91,7 @@ def read_link(message: Any) -> LinkInfo:
 
 def read_address(message: Any) -> AddressInfo:
     """Read an RTM_NEWADDR message; on a point-to-point device IFA_ADDRESS would be the far end."""
-    local = message.get("local") or message["address"]
+    local = message.get("local") or message.get("address")
     return AddressInfo(message["index"], IPv4Address(local), message["prefixlen"], message["scope"])
 
 
