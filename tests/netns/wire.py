@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 RUNGS = ("python", "syscall", "mmsg", "gso", "offload")
 ETH_P_IP = 0x0800
+SO_RCVBUFFORCE = 33
+UDP_SEGMENT, SEGMENTS = 103, 64
 
 
 class RawPeer:
@@ -35,11 +37,21 @@ class RawPeer:
     def __init__(self, node: Node, address: IPv4Address | str, port: int = PORT) -> None:
         self.address = str(address)
         self._sock = node.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self._sock.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, 8 << 20)
         self._sock.bind((self.address, port))
 
     def send(self, to: IPv4Address | str, *payloads: bytes) -> None:
         for payload in payloads:
             self._sock.sendto(payload, (str(to), PORT))
+
+    def send_segments(self, to: IPv4Address | str, payload: bytes, count: int) -> None:
+        """Send one payload many times with as few calls as UDP_SEGMENT allows."""
+        at_once = min(SEGMENTS, 65_000 // len(payload))
+        self._sock.setsockopt(socket.SOL_UDP, UDP_SEGMENT, len(payload))
+        for first in range(0, count, at_once):
+            many = min(at_once, count - first)
+            self._sock.sendto(payload * many, (str(to), PORT))
+        self._sock.setsockopt(socket.SOL_UDP, UDP_SEGMENT, 0)
 
     def receive(
         self, count: int = 1, *, timeout: float = 5.0
