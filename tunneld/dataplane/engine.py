@@ -11,6 +11,7 @@ import errno
 import os
 import struct
 import threading
+import weakref
 from typing import TYPE_CHECKING, Any
 
 from tunneld._dataplane import ffi, lib
@@ -203,12 +204,13 @@ class Engine:
         except OSError:
             self._close_events()
             raise
+        # An engine that is never run is never stopped either.
+        weakref.finalize(self, _close_all, self._events)
         self._words: Any = words
         self._engine: Any = ffi.gc(out[0], lib.tnl_free)
 
     def _close_events(self) -> None:
-        while self._events:
-            os.close(self._events.pop())
+        _close_all(self._events)
 
     @property
     def rung(self) -> str:
@@ -296,13 +298,19 @@ class Engine:
 
     async def stop(self) -> None:
         """End the threads; afterwards nobody touches the descriptors. Idempotent."""
-        if self._threads:
-            os.eventfd_write(self._events[0], 1)
-            await self._ended.wait()
-            for thread in self._threads:
-                thread.join()
-            self._threads.clear()
+        if not self._threads:
+            return
+        os.eventfd_write(self._events[0], 1)
+        await self._ended.wait()
+        for thread in self._threads:
+            thread.join()
+        self._threads.clear()
         self._close_events()
+
+
+def _close_all(fds: list[int]) -> None:
+    while fds:
+        os.close(fds.pop())
 
 
 def is_device_gone(error: OSError | None) -> bool:
