@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import gc
 import os
 import socket
@@ -13,6 +14,8 @@ from pyroute2 import AsyncIPRoute
 
 from tests.platform.apart import apart, descriptors, ip
 from tunneld import loop as loops
+from tunneld.errors import StartError
+from tunneld.link import rtnl_socket
 from tunneld.link.rtnl import Rtnl
 
 
@@ -84,6 +87,32 @@ async def test_the_transport_tells_of_lost_messages() -> None:
     await asyncio.wait_for(told.wait(), 5)
     transport.close()
     assert "No buffer space" in str(errors[0])
+
+
+@apart
+async def test_after_an_error_the_next_question_gets_a_new_socket() -> None:
+    """pyroute2 gives an ENOBUFS back to every later question: repairs would be over for good."""
+    async with Rtnl() as rtnl:
+        await rtnl.links()
+        before = descriptors()
+        rtnl._socket._ipr.local.protocol.error_received(OSError(errno.ENOBUFS, "No buffer space"))
+        with pytest.raises(StartError, match=r"answer over netlink was lost.*No buffer space"):
+            await rtnl.links()
+        assert [link.name for link in await rtnl.links()] == ["lo"]
+        await asyncio.sleep(0)
+        assert descriptors() == before
+
+
+@apart
+async def test_an_answer_that_never_comes_is_not_waited_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(rtnl_socket, "ANSWER_S", 0.05)
+    async with Rtnl() as rtnl:
+        asyncio.get_running_loop().remove_reader(rtnl._socket._ipr.fileno())
+        with pytest.raises(StartError, match="TimeoutError"):
+            await rtnl.links()
+        assert [link.name for link in await rtnl.links()] == ["lo"]
 
 
 @apart

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+import struct
 from collections.abc import AsyncIterator
 
 import pytest
@@ -121,3 +122,17 @@ def test_sysctls_are_those_of_the_threads_namespace() -> None:
     assert sysctl.read(path) == "1"
     with pytest.raises(FileNotFoundError):
         sysctl.ensure("net/ipv4/conf/flannel0/accept_local", "1")
+
+
+def test_messages_of_one_datagram_are_padded_to_four_bytes() -> None:
+    """rtnetlink(7), NLMSG_ALIGN: a message of 29 bytes takes 32; kinds that we do not know pass."""
+
+    def message(kind: int, ifindex: int, tail: bytes = b"") -> bytes:
+        body = struct.pack("=4xI", ifindex) + tail
+        return struct.pack("=IHHII", 16 + len(body), kind, 0, 0, 0) + body
+
+    datagram = message(20, 7, bytes(5)) + bytes(3) + message(28, 9) + message(17, 8)
+    assert list(parse(datagram)) == [
+        KernelEvent("address", 7),
+        KernelEvent("link", 8, deleted=True),
+    ]

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.platform.apart import apart, icmp_unreachable, ip, udp
+from tests.platform.apart import apart, icmp_unreachable, ip
 from tunneld.backend import udp_socket
 from tunneld.link import sysctl
 from tunneld.link.tun import open_tun
@@ -53,37 +53,6 @@ def _udp(*, recverr: bool = False) -> socket.socket:
 
 def _pending(sock: socket.socket) -> int:
     return sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-
-
-@apart
-def test_icmp_from_the_tuns_own_address_needs_accept_local() -> None:
-    """Without it flannel's net unreachable never reaches anybody: a martian."""
-    with _wire() as fd, _udp(recverr=True) as sock:
-        sock.connect((PEER, 9))
-        sock.send(b"x")
-        error = icmp_unreachable(OWN, os.read(fd, 2048), NET_UNREACHABLE)
-        os.write(fd, error)
-        assert _pending(sock) == 0
-        sysctl.ensure("net/ipv4/conf/flannel0/accept_local", "1")
-        os.write(fd, error)
-        assert _pending(sock) == errno.ENETUNREACH
-
-
-@apart
-@pytest.mark.parametrize("rp_filter", ["0", "2"])
-def test_accept_local_lets_the_hosts_own_source_in(rp_filter: str) -> None:
-    """The kernel would deliver a forged packet "from" this host, so admission must drop it."""
-    with _wire() as fd, _udp() as sock:
-        for name in ("all", "flannel0"):
-            sysctl.ensure(f"net/ipv4/conf/{name}/rp_filter", rp_filter)
-        sock.bind((OWN, 0))
-        forged = udp(OWN, OWN, sock.getsockname()[1], b"forged")
-        os.write(fd, forged)
-        with pytest.raises(BlockingIOError):
-            sock.recv(100)
-        sysctl.ensure("net/ipv4/conf/flannel0/accept_local", "1")
-        os.write(fd, forged)
-        assert sock.recv(100) == b"forged"
 
 
 @apart

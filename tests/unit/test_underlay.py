@@ -155,6 +155,40 @@ async def test_nothing_fits(host: PaperHost, flags: dict[str, Any], named: str) 
     assert caught.value.remedy
 
 
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        ({"iface_regex": [r"^10\."]}, ("eth0", "10.168.0.2")),
+        ({"iface_regex": ["^fl|eth"]}, ("eth0", "10.168.0.2")),
+        ({"iface": ["flannel0", "10.96.1.1", "eth0"]}, ("eth0", "10.168.0.2")),
+        ({"can_reach": "10.96.7.7"}, None),
+        ({"iface": ["10.96.1.1"]}, None),
+        ({"public_ip": "10.96.1.1"}, None),
+    ],
+)
+async def test_what_lies_in_the_overlay_is_no_underlay(
+    flags: dict[str, Any], expected: tuple[str, str] | None
+) -> None:
+    """The choice is made again while we run; eth0 comes last here, as after a hot-plug."""
+    host = PaperHost(
+        {
+            "flannel0": [("10.96.1.0", GLOBAL)],
+            "docker0": [("10.96.1.1", GLOBAL)],
+            "eth0": [("10.96.1.77", GLOBAL), ("10.168.0.2", GLOBAL)],
+        },
+        default="eth0",
+        routes={"10.96.7.7": ("flannel0", "10.96.1.0")},
+    )
+    network = IPv4Network("10.96.0.0/16")
+    if expected:
+        assert _of(await host.choose(network=network, **flags)) == expected
+    else:
+        with pytest.raises(
+            StartError, match=r"^no interface .*outside the Network 10\.96\.0\.0/16"
+        ):
+            await host.choose(network=network, **flags)
+
+
 async def test_no_default_route(host: PaperHost) -> None:
     host.default = None
     with pytest.raises(StartError, match=r"no default route.*there are: lo .*--iface"):

@@ -7,20 +7,14 @@ finds it again and `ip route show proto 84` shows it.
 
 from __future__ import annotations
 
-import asyncio
 import errno
 import socket
-import struct
 from collections.abc import AsyncIterator
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 from types import TracebackType
 from typing import Any, Self
 
-from pyroute2 import AsyncIPRoute
-from pyroute2.netlink import NLM_F_DUMP, NLM_F_REQUEST
 from pyroute2.netlink.exceptions import NetlinkError
-from pyroute2.netlink.nlsocket import NetlinkRequest
-from pyroute2.netlink.rtnl import RTM_GETROUTE, RTM_NEWROUTE
 from pyroute2.netlink.rtnl.rtmsg import rtmsg
 
 from tunneld.errors import StartError
@@ -33,6 +27,7 @@ from tunneld.link.rtnl_info import (
     read_link,
     read_route,
 )
+from tunneld.link.rtnl_socket import RtnlSocket
 from tunneld.link.rtnl_watch import KernelEvent, open_watch, watch
 
 __all__ = ["AddressInfo", "KernelEvent", "LinkInfo", "RouteInfo", "Rtnl"]
@@ -46,8 +41,6 @@ METRIC_LAST = 4294967295
 _RTN_UNICAST = 1
 _RT_TABLE_MAIN = 254
 _RTNH_F_ONLINK = 4
-_NLMSG = struct.Struct("=IHHI")  # struct nlmsghdr without the port
-_DST_LEN_AT = 17  # rtm_dst_len, behind struct nlmsghdr and rtm_family
 
 
 def _gone(error: NetlinkError) -> bool:
@@ -57,19 +50,15 @@ def _gone(error: NetlinkError) -> bool:
 class Rtnl:
     """An open netlink socket; use it as an async context manager, in one event loop.
 
-    Tasks may share it: one question is asked after the other, because the kernel answers EBUSY to
-    a second dump on a socket while the first is on its way (which happens above some 600 routes).
+    Tasks may share it. Every method raises NetlinkError when the kernel refuses, and StartError
+    when its answer is lost (see `rtnl_socket`); the next question may be asked all the same.
     """
 
     def __init__(self) -> None:
-        self._ipr: Any = None
-        self._turn = asyncio.Lock()
+        self._socket = RtnlSocket()
 
     async def __aenter__(self) -> Self:
-        # Strict: the kernel filters dumps itself (Linux 4.20). On a host with 20,000 routes ours
-        # are found in 2 ms; without it Python parses them all, for 700 ms.
-        self._ipr = AsyncIPRoute(strict_check=True)
-        await self._ipr.setup_endpoint()
+        await self._socket.open()
         return self
 
     async def __aexit__(
@@ -78,25 +67,16 @@ class Rtnl:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._ipr.close()
-
-    async def _ask(self, what: str, command: str, **arguments: Any) -> list[Any]:
-        async with self._turn:
-            return list(await getattr(self._ipr, what)(command, **arguments))
-
-    async def _dump(self, what: str, **arguments: Any) -> list[Any]:
-        async with self._turn:
-            messages = await getattr(self._ipr, what)("dump", **arguments)
-            return [message async for message in messages]
+        self._socket.close()
 
     async def links(self) -> list[LinkInfo]:
         """Return all interfaces."""
-        return [read_link(message) for message in await self._dump("link")]
+        return [read_link(message) for message in await self._socket.dump("link")]
 
     async def link(self, name: str) -> LinkInfo | None:
         """Return one interface, or None."""
         try:
-            for message in await self._ask("link", "get", ifname=name):
+            for message in await self._socket.ask("link", "get", ifname=name):
                 return read_link(message)
         except NetlinkError as error:
             if not _gone(error):
@@ -106,7 +86,8 @@ class Rtnl:
     async def addresses(self, ifindex: int | None = None) -> list[AddressInfo]:
         """Return the IPv4 addresses of one interface or of all, in the kernel's order."""
         found = [
-            read_address(message) for message in await self._dump("addr", family=socket.AF_INET)
+            read_address(message)
+            for message in await self._socket.dump("addr", family=socket.AF_INET)
         ]
         return [info for info in found if ifindex in {None, info.ifindex}]
 
@@ -117,7 +98,7 @@ class Rtnl:
         request["table"] = _RT_TABLE_MAIN
         request["proto"] = PROTO_TUNNELD
         request["type"] = 0
-        return [read_route(message) for message in await self._dump_routes(request)]
+        return [read_route(message) for message in await self._socket.dump_routes(request)]
 
     async def default_route(self) -> RouteInfo | None:
         """Return the default route with the lowest metric, or None."""
@@ -125,7 +106,7 @@ class Rtnl:
         request["family"] = socket.AF_INET
         request["table"] = _RT_TABLE_MAIN
         request["type"] = _RTN_UNICAST
-        messages = await self._dump_routes(request, only_default=True)
+        messages = await self._socket.dump_routes(request, only_default=True)
         found = [read_route(message) for message in messages]
         return min(
             (route for route in found if route.ifindex),
@@ -133,33 +114,10 @@ class Rtnl:
             default=None,
         )
 
-    async def _dump_routes(self, request: Any, *, only_default: bool = False) -> list[Any]:
-        async with self._turn:
-            asked = NetlinkRequest(
-                self._ipr,
-                request,
-                msg_type=RTM_GETROUTE,
-                msg_flags=NLM_F_REQUEST | NLM_F_DUMP,
-                parser=self._parse_default if only_default else None,
-            )
-            await asked.send()
-            return [message async for message in asked.response() if "family" in message]
-
-    def _parse_default(self, data: bytes, offset: int, length: int) -> Any:
-        """Decode routes with an empty prefix and pass over the others, which takes a tenth.
-
-        pyroute2's own `get_default_routes` returns None for the others and then takes a datagram
-        without a default route for the end of the dump.
-        """
-        size, kind, flags, sequence = _NLMSG.unpack_from(data, offset)
-        if kind == RTM_NEWROUTE and data[offset + _DST_LEN_AT]:
-            return {"header": {"length": size, "type": kind, "flags": flags, "error": None}}
-        return self._ipr.marshal.parse_one_message(kind, flags, sequence, data, offset, length)
-
     async def route_to(self, address: IPv4Address) -> RouteInfo | None:
         """Return the route that the kernel takes to `address` now, or None when there is none."""
         try:
-            for message in await self._ask("route", "get", dst=str(address)):
+            for message in await self._socket.ask("route", "get", dst=str(address)):
                 return read_route(message)
         except NetlinkError as error:
             # ENETUNREACH, EHOSTUNREACH, EACCES, EINVAL: no route, or one that refuses.
@@ -186,7 +144,7 @@ class Rtnl:
         if info.up != up:
             wanted["state"] = "up" if up else "down"
         if wanted:
-            await self._ask("link", "set", index=info.index, **wanted)
+            await self._socket.ask("link", "set", index=info.index, **wanted)
         return bool(wanted)
 
     async def ensure_address(self, ifindex: int, address: IPv4Interface) -> bool:
@@ -194,7 +152,7 @@ class Rtnl:
         wanted = (address.ip, address.network.prefixlen)
         if wanted in {(i.address, i.prefix_len) for i in await self.addresses(ifindex)}:
             return False
-        await self._ask(
+        await self._socket.ask(
             "addr",
             "replace",
             index=ifindex,
@@ -223,7 +181,7 @@ class Rtnl:
             extra["flags"] = _RTNH_F_ONLINK
         if metric:
             extra["priority"] = metric
-        await self._ask(
+        await self._socket.ask(
             "route",
             "replace",
             dst=str(dst),
@@ -239,7 +197,7 @@ class Rtnl:
         for route in await self.our_routes():
             if route.dst == dst and route.unreachable and route.metric == METRIC_LAST:
                 return False
-        await self._ask(
+        await self._socket.ask(
             "route",
             "replace",
             dst=str(dst),
@@ -264,7 +222,7 @@ class Rtnl:
         if route.metric:
             extra["priority"] = route.metric
         try:
-            await self._ask(
+            await self._socket.ask(
                 "route", "del", dst=str(route.dst), proto=route.proto, scope=route.scope, **extra
             )
         except NetlinkError as error:
@@ -279,7 +237,7 @@ class Rtnl:
         if info is None:
             return False
         try:
-            await self._ask("link", "del", index=info.index)
+            await self._socket.ask("link", "del", index=info.index)
         except NetlinkError as error:
             if _gone(error):
                 return False

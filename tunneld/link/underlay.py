@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from ipaddress import AddressValueError, IPv4Address
+from ipaddress import AddressValueError, IPv4Address, IPv4Network
 from typing import TYPE_CHECKING
 
 from tunneld.errors import ConfigError, StartError
@@ -42,15 +42,37 @@ class Underlay:
 
 @dataclass(frozen=True, slots=True)
 class _Host:
-    """The interfaces and addresses of this host at one moment, in the kernel's order."""
+    """The interfaces and addresses of this host at one moment, in the kernel's order.
+
+    Attributes:
+        links: all interfaces.
+        addresses: of all interfaces.
+        network: the overlay network; what lies in it is no external address.
+    """
 
     links: list[LinkInfo]
     addresses: list[AddressInfo]
+    network: IPv4Network | None
 
     def usable(self, ifindex: int) -> list[IPv4Address]:
         """Return the addresses that flannel would take: global ones, then link-local ones."""
-        own = [info.address for info in self.addresses if info.ifindex == ifindex]
+        own = [
+            i.address for i in self.addresses if i.ifindex == ifindex and self.outside(i.address)
+        ]
         return [a for a in own if _is_global(a)] + [a for a in own if a.is_link_local]
+
+    def outside(self, address: IPv4Address) -> bool:
+        return self.network is None or address not in self.network
+
+    def overlay_only(self, ifindex: int) -> bool:
+        """Whether an interface belongs to the overlay: our device, or the containers' bridge."""
+        own = [info.address for info in self.addresses if info.ifindex == ifindex]
+        return bool(own) and not any(self.outside(address) for address in own)
+
+    @property
+    def where(self) -> str:
+        """Return what an error message says about the addresses that do not count."""
+        return f" outside the Network {self.network}" if self.network else ""
 
     def link(self, ifindex: int | None) -> LinkInfo | None:
         return next((link for link in self.links if link.index == ifindex), None)
@@ -63,6 +85,11 @@ class _Host:
             if info.address == address:
                 return self.link(info.ifindex)
         return None
+
+    def first(self, found: _Found) -> IPv4Address | None:
+        """Return the address to use of what a flag led to, or None when there is none."""
+        own = [found.address] if found.address else self.usable(found.link.index)
+        return next((address for address in own if self.outside(address)), None)
 
     def __str__(self) -> str:
         words = []
@@ -124,7 +151,10 @@ def _by_regex(host: _Host, pattern: str) -> _Found | None:
         for address in host.usable(link.index):
             if compiled.search(str(address)):
                 return _Found(link, address)
-    return next((_Found(link) for link in host.links if compiled.search(link.name)), None)
+    for link in host.links:
+        if compiled.search(link.name) and not host.overlay_only(link.index):
+            return _Found(link)
+    return None
 
 
 async def _by_reach(rtnl: Rtnl, host: _Host, target: str) -> _Found | None:
@@ -156,6 +186,7 @@ async def choose(
     iface_regex: Sequence[str] = (),
     can_reach: str | None = None,
     public_ip: str | None = None,
+    network: IPv4Network | None = None,
 ) -> Underlay:
     """Return the external interface.
 
@@ -165,23 +196,25 @@ async def choose(
         iface_regex: tried when no `iface` fits.
         can_reach: an address; tried when no `iface_regex` fits.
         public_ip: the address to announce; alone, it chooses the interface too.
+        network: the overlay network. Unlike flannel we choose again while we run, and then the
+            bridge and our own device would fit many a regex.
 
     Raises:
         StartError: no interface fits; names the flag and the interfaces there are.
         ConfigError: a regex or an address cannot be parsed.
     """
     public = _parse_flag(public_ip, "public-ip") if public_ip else None
-    host = _Host(await rtnl.links(), await rtnl.addresses())
+    host = _Host(await rtnl.links(), await rtnl.addresses(), network)
     candidates = await _candidates(rtnl, host, iface, iface_regex, can_reach)
     if not candidates:
         return _take(host, await _without_flags(rtnl, host, public), public)
     for _, found in candidates:
         # flannel passes over an interface without an address as over one that does not exist.
-        if found and (found.address or host.usable(found.link.index)):
+        if found and host.first(found):
             return _take(host, found, public)
     flags = ", ".join(flag for flag, _ in candidates)
     raise StartError(
-        f"no interface with an IPv4 address fits {flags}; there are: {host}",
+        f"no interface with an IPv4 address{host.where} fits {flags}; there are: {host}",
         remedy="correct the flag, or leave it out to take the default route's interface",
     )
 
@@ -189,10 +222,10 @@ async def choose(
 async def _without_flags(rtnl: Rtnl, host: _Host, public: IPv4Address | None) -> _Found:
     if public:
         link = host.bearer(public)
-        if link:
+        if link and host.outside(public):
             return _Found(link, public)
         raise StartError(
-            f"no interface bears --public-ip {public}; there are: {host}",
+            f"no interface bears --public-ip {public}{host.where}; there are: {host}",
             remedy=f"{_REMEDY} as well if this host is behind NAT",
         )
     route = await rtnl.default_route()
@@ -208,10 +241,11 @@ async def _without_flags(rtnl: Rtnl, host: _Host, public: IPv4Address | None) ->
 
 def _take(host: _Host, found: _Found, public: IPv4Address | None) -> Underlay:
     link = found.link
-    address = found.address or next(iter(host.usable(link.index)), None)
+    address = host.first(found)
     if address is None:
         raise StartError(
-            f"interface {link.name} of the default route has no IPv4 address; there are: {host}",
+            f"interface {link.name} of the default route has no IPv4 address{host.where};"
+            f" there are: {host}",
             remedy=_REMEDY,
         )
     return Underlay(link.name, link.index, address, link.mtu, public or address)
