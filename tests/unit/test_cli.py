@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import resource
 import subprocess
 import sys
-import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -106,10 +106,15 @@ def test_help_lists_every_option_and_says_what_is_refused(
 def test_status_is_quick() -> None:
     argv = [sys.executable, "-m", "tunneld", "status", "--run-dir", "/nonexistent"]
 
+    # CPU time: wall-clock time also tells what else the machine has to do.
+    def spent() -> float:
+        usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return usage.ru_utime + usage.ru_stime
+
     def once() -> float:
-        began = time.monotonic()
+        before = spent()
         assert subprocess.run(argv, capture_output=True, check=False).returncode == 1
-        return time.monotonic() - began
+        return spent() - before
 
     assert min(once() for _ in range(5)) < 0.1
 
