@@ -146,20 +146,30 @@ def test_an_edited_lease_is_seen_as_a_reservation(runner: asyncio.Runner, tmp_pa
     runner.run(scenario())
 
 
-def test_an_editor_costs_no_peer_its_route(runner: asyncio.Runner, tmp_path: Path) -> None:
+def test_an_editor_costs_no_peer_its_route(
+    runner: asyncio.Runner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async def scenario() -> None:
         subnets = seed(tmp_path, KEY)
+        noticed = asyncio.Event()
+        really = inotify.Inotify.read
+
+        def read(notify: inotify.Inotify) -> list[inotify.InotifyEvent]:
+            noticed.set()
+            return really(notify)
+
         async with watching(tmp_path) as watched:
             await watched.listed()
+            monkeypatch.setattr(inotify.Inotify, "read", read)
+            upcoming = asyncio.ensure_future(watched.put())
+            await asyncio.sleep(0)
             # As vim does: a swap file, the old text moved aside, the new one written, then tidied.
             (subnets / f".{KEY}.swp").write_bytes(b"swap")
             (subnets / KEY).rename(subnets / f"{KEY}~")
-            # Let the watch notice; nobody does this faster than one turn of the loop.
-            for _ in range(5):
-                await asyncio.sleep(0)
+            await asyncio.wait_for(noticed.wait(), DEADLINE)
             (subnets / KEY).write_bytes(THEIRS)
             (subnets / f"{KEY}~").unlink()
-            seen = await watched.put()
+            seen = await upcoming
             assert (seen.key, seen.value) == (KEY, THEIRS)
             (subnets / OTHER).write_bytes(OURS)
             assert (await watched.put()).key == OTHER
