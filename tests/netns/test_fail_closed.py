@@ -15,7 +15,7 @@ import pytest
 from tests.dataplane.packets import ICMP, ipv4
 from tests.netns.waiting import until
 from tests.netns.wire import Meter, Wire, wire
-from tunneld.lab import NETWORK, Capture, ping, wait_for_ping
+from tunneld.lab import NETWORK, Capture, Frame, ping, wait_for_ping
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -113,6 +113,11 @@ def test_without_the_unreachable_routes_this_is_seen_to_leak() -> None:
         }
 
 
+def sent_to(frames: list[Frame], interface: str) -> list[bytes]:
+    """Return the IPv4 packets that the kernel sent out of an interface."""
+    return [f.packet for f in frames if f.interface == interface and f.outgoing and f.packet]
+
+
 @pytest.mark.parametrize("rung", ["python", "mmsg", "offload"])
 def test_a_bridge_that_is_down_neither_bounces_nor_redirects(rung: str) -> None:
     """Without the own subnet's unreachable route the packet goes back into the TUN."""
@@ -128,14 +133,12 @@ def test_a_bridge_that_is_down_neither_bounces_nor_redirects(rung: str) -> None:
             replies = w.peers[2].payloads(2)
             change = meter.after(outbound=2, inbound=2)
             host = host_errno(w, OWN_BUT_AWAY)
-            into_tun = [
-                f.packet for f in capture.frames if f.interface == "flannel0" and f.outgoing
-            ]
-            eth0 = [f.packet for f in capture.frames if f.interface == "eth0" and f.outgoing]
+            frames = capture.wait(lambda frames: len(sent_to(frames, "flannel0")) >= 2)
+        into_tun, eth0 = sent_to(frames, "flannel0"), sent_to(frames, "eth0")
         assert [(reply[9], reply[20]) for reply in replies] == [(ICMP, UNREACHABLE)] * 2
         assert [(packet[9], packet[20]) for packet in into_tun] == [(ICMP, UNREACHABLE)] * 2
         assert change.inbound["packets_written"] == change.outbound["packets_written"] == 2
         assert change.outbound["drop_own_subnet"] == 0
         assert host == errno.EHOSTUNREACH
-        assert not [p for p in eth0 if p and IPv4Address(p[16:20]) in NETWORK]
+        assert not [p for p in eth0 if IPv4Address(p[16:20]) in NETWORK]
         assert not [p for p in into_tun + eth0 if p[9:10] == b"\x01" and p[20] == REDIRECT]

@@ -5,6 +5,7 @@ container-1 - node1 --- 1500 --- router --- 1400 --- node2 - container-2
 
 from __future__ import annotations
 
+import errno
 import json
 import socket
 import threading
@@ -13,12 +14,13 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.netns.waiting import until
-from tests.netns.wire import Meter, wire
+from tests.netns.wire import UDP_SEGMENT, Meter, wire
 from tunneld.lab import ping, wait_for_ping
 
 if TYPE_CHECKING:
     from tunneld.lab import Answer, Container
 
+IP_MTU_DISCOVER, IP_PMTUDISC_DO = 10, 2
 FRAGMENTATION_NEEDED = (3, 4, 1372)
 MEGABYTES, MEGABYTE = 4, 1_000_000
 
@@ -97,3 +99,52 @@ def test_tcp_alone_finds_the_path_mtu(rung: str) -> None:
         until(lambda: transfer(one, two, 1) and known_mtu(one, two.address), "the path MTU")
         assert known_mtu(one, two.address) == 1372
         assert w.one.daemon.status()["counters"]["outbound"]["drop_too_big"] >= 1
+
+
+def send_superpackets(container: Container, destination: object) -> bool:
+    """Send 20 datagrams of 1472 bytes in one call; False once the kernel knows better."""
+    with container.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.setsockopt(socket.IPPROTO_IP, IP_MTU_DISCOVER, IP_PMTUDISC_DO)
+        sock.setsockopt(socket.SOL_UDP, UDP_SEGMENT, 1444)
+        try:
+            sock.sendto(bytes(20 * 1444), (str(destination), 2000))
+        except OSError as error:
+            if error.errno in (errno.EMSGSIZE, errno.EINVAL):
+                return False
+            raise
+    return True
+
+
+def superpackets_learn(sender: Container, receiver: Container, timeout: float) -> None:
+    """Send nothing but superpackets until the sender's kernel knows the path MTU."""
+
+    def learnt() -> bool:
+        return (
+            not send_superpackets(sender, receiver.address)
+            or known_mtu(sender, receiver.address) is not None
+        )
+
+    until(learnt, "the path MTU", timeout=timeout)
+    assert known_mtu(sender, receiver.address) == 1372
+
+
+def test_superpackets_alone_find_the_path_mtu() -> None:
+    """Datagrams of UDP_SEGMENT leave without DF and teach nothing, so the first go plain."""
+    with wire("--dataplane", "offload", daemons=[1, 2], shape="router") as w:
+        w.two.set_mtu(1472)
+        superpackets_learn(w.one.container, w.two.container, 5)
+        assert w.one.daemon.status()["counters"]["outbound"]["superpackets_read"] >= 1
+
+
+@pytest.mark.soak
+def test_superpackets_find_that_a_path_became_narrow() -> None:
+    """They are sent plain again every 10 s."""
+    with wire("--dataplane", "offload", daemons=[1, 2], shape="router", second_mtu=1500) as w:
+        one, two = w.one.container, w.two.container
+        meter = Meter(w.one.daemon)
+        assert send_superpackets(one, two.address)
+        assert meter.after(outbound=20).outbound["superpackets_read"] >= 1
+        router = w.cluster.underlay.switch
+        assert router is not None
+        router.ip("link", "set", "br1", "mtu", "1400")
+        superpackets_learn(one, two, 15)

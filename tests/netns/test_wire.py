@@ -51,7 +51,8 @@ def test_golden_vectors_outbound(rung: str) -> None:
     ):
         inject(w.one.node, [GOLDEN_TTL_64])
         assert w.peers[2].receive() == [(GOLDEN_TTL_63, ("10.168.0.2", PORT))]
-        (outer,) = [f.packet for f in capture.wait(bool) if is_udp(f, "eth0")]
+        frames = capture.wait(lambda frames: any(is_udp(f, "eth0") for f in frames))
+        (outer,) = [frame.packet for frame in frames if is_udp(frame, "eth0")]
         check_outer(outer, GOLDEN_TTL_63)
         # From the container the kernel's forwarding takes one first: 65 -> 64 at the TUN.
         send_raw(w.one.container, IN_FLIGHT_TTL_65)

@@ -220,6 +220,7 @@ def wire(
     daemons: Sequence[int] = (1,),
     setting: str = "sgro",
     shape: str = "switch",
+    second_mtu: int = 1400,
 ) -> Iterator[Wire]:
     """Make a cluster; at the end assert that each daemon still alive lost and forgot nothing.
 
@@ -229,10 +230,11 @@ def wire(
         daemons: numbers of the nodes that run one; the others are raw peers.
         setting: offloads of the underlay.
         shape: of the underlay.
+        second_mtu: of the router's second link.
     """
     with (
         contextlib.ExitStack() as stack,
-        Cluster(nodes=nodes, setting=setting, shape=shape) as cluster,
+        Cluster(nodes=nodes, setting=setting, shape=shape, second_mtu=second_mtu) as cluster,
     ):
         peers = {}
         for host in cluster.nodes:
