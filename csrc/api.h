@@ -26,7 +26,7 @@ enum {
 	TNL_USO = 16	     /* TUN_F_USO4 is set, and coalesced UDP may be written */
 };
 
-/* --source-check: design.md, Admission. */
+/* --source-check: ARCHITECTURE.md, Admission. */
 enum { TNL_SOURCE_OFF = 0, TNL_SOURCE_PEER = 1, TNL_SOURCE_STRICT = 2 };
 
 /**

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class BackendStatus:
-    """What `status` shows of the backend (design.md, contracts).
+    """What `status` shows of the backend (the JSON of `tunneld status --json`).
 
     Attributes:
         type: "udp", "vxlan", ...
