@@ -3,7 +3,7 @@
  *
  *   1. inbound_turn()      receives datagrams until the socket is empty or the budget is spent
  *   2. inbound_datagram()  cuts what UDP_GRO joined into the datagrams that were sent
- *   3. inbound_packet()    admits or drops: design rules in order, a counter each
+ *   3. inbound_packet()    admits or drops: the rules of ARCHITECTURE.md in order, a counter each
  *   4. inbound_answer()    tells the inner sender of an expired TTL, by a datagram to the peer
  *   5. tun_batch_add()     writes the packet to the TUN, or joins it with its neighbours first
  *   6. tun_batch_flush()   writes what was joined

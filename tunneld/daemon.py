@@ -1,4 +1,4 @@
-"""The composition root: start order and shutdown order (design: life of the daemon).
+"""The composition root: start order and shutdown order.
 
 config -> store -> underlay -> lease -> unreachable routes, device, address, route -> dataplane ->
 subnet.env -> ready; what runs after that is `tunneld.service`.

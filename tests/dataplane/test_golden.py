@@ -1,4 +1,4 @@
-"""The wire, byte for byte: flannel-compat's golden vectors and its TTL table."""
+"""The wire, byte for byte: golden vectors and TTL table of a real flannel."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Path MTUs of the peers that we send to.
 
 Nothing tells an unconnected socket that a path became narrower; the kernel knows, so once a second
-it is asked for each peer whose send counter moved (design: Admission, path MTU).
+it is asked for each peer whose send counter moved (ARCHITECTURE.md, "Path MTU").
 """
 
 from __future__ import annotations

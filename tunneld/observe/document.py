@@ -1,4 +1,4 @@
-"""Builds the status document (design: Contracts that scripts rely on)."""
+"""Builds the status document."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Logging: the standard library, one logfmt line per event on stderr.
 
-A lost packet is a counter, never a line here (design: rules of the house, 3).
+A lost packet is a counter, never a line here.
 """
 
 from __future__ import annotations
