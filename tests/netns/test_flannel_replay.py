@@ -26,7 +26,7 @@ from tests.dataplane.test_replay import (
     unanswered_by_flannel,
 )
 from tests.netns.waiting import until
-from tests.netns.wire import RUNGS, Change, Meter, RawPeer, assert_nothing_lost, inject, written
+from tests.netns.wire import Change, Meter, RawPeer, assert_nothing_lost, inject, written
 from tunneld.lab import Capture, Daemon, Lab, Node, link
 
 if TYPE_CHECKING:
@@ -126,7 +126,7 @@ def check_inbound(stage: Stage, seen: Seen, node: FlannelNode) -> None:
     assert stage.peer.waiting() == []
 
 
-@pytest.mark.parametrize("rung", RUNGS)
+@pytest.mark.parametrize("rung", ["python", "mmsg", "offload"])
 @pytest.mark.parametrize(("node", "peer"), [(NODE1, NODE2), (NODE2, NODE1)], ids=["one", "two"])
 def test_the_captured_packets(node: FlannelNode, peer: FlannelNode, rung: str) -> None:
     seen = seen_by(node)

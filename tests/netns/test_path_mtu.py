@@ -61,7 +61,7 @@ def send(client: socket.socket, megabytes: int) -> None:
     client.shutdown(socket.SHUT_WR)
 
 
-@pytest.mark.parametrize("rung", ["python", "mmsg", "offload"])
+@pytest.mark.parametrize("rung", ["mmsg", "offload"])
 def test_the_container_is_told_and_tcp_goes_on(rung: str) -> None:
     with wire("--dataplane", rung, daemons=[1, 2], shape="router") as w:
         one, two = w.one.container, w.two.container

@@ -1,4 +1,4 @@
-"""The wire byte for byte, through a real TUN, against a raw UDP peer (flannel-compat, 1)."""
+"""The wire byte for byte, through a real TUN, against a raw UDP peer (flannel, udp-amd64)."""
 
 from __future__ import annotations
 
@@ -76,6 +76,7 @@ def test_golden_vectors_inbound(rung: str) -> None:
         # What follows the IP packet in the datagram is trimmed.
         w.peers[1].send(w.two.public_ip, GOLDEN_TTL_63, GOLDEN_TTL_63 + b"trailing")
         frames = capture.wait(lambda frames: sum(is_udp(f, "docker0") for f in frames) >= 2)
+        until(lambda: len(written(capture)) >= 2, "both at the TUN")
         assert written(capture) == [hop(GOLDEN_TTL_63)] * 2
         assert hop(GOLDEN_TTL_63)[8:12] == bytes.fromhex("3e11b107")
         at_bridge = [frame.packet for frame in frames if is_udp(frame, "docker0")]
