@@ -129,7 +129,7 @@ async def test_a_route_by_a_next_hop_with_metric_and_onlink() -> None:
 
 @apart
 async def test_the_unreachable_route_waits_below_the_devices() -> None:
-    """ARCHITECTURE.md, "Fail closed": without it a packet for a peer leaves by the default route in clear."""
+    """Fail closed: without it a packet for a peer leaves by the default route in clear."""
     _underlay()
     assert _connect("100.96.2.3") == 0
     async with Rtnl() as rtnl:
