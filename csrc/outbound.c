@@ -278,7 +278,7 @@ static bool outbound_parse(struct outbound *o, struct frame *frame, struct segme
 	enum ip_verdict verdict = IP_TOO_SHORT;
 
 	frame->packets = 1;
-	plan->count = 1;
+	*plan = (struct segment_plan){.count = 1};
 	if (o->engine->options.features & TNL_VNET_HDR && frame->length >= VNET_HDR_BYTES) {
 		memcpy(&frame->vnet, frame->packet, VNET_HDR_BYTES);
 		frame->packet += VNET_HDR_BYTES;

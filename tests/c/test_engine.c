@@ -813,7 +813,7 @@ static void test_superpacket_out(uint32_t segments, uint16_t size, uint32_t payl
 
 		if (send(bed.tun, frame, length, 0) != (ssize_t)length)
 			abort();
-		arrived = check_segments(&bed, &spec, size, i * count);
+		arrived = check_segments(&bed, &spec, size, (uint64_t)i * count);
 		CHECK(arrived == count || arrived > 100);
 	}
 	tnl_gauges(bed.engine, &gauges);
