@@ -176,8 +176,8 @@ static bool coalesce_same_flow(const struct coalesce_entry *entry, const uint8_t
 
 	if (length != entry->header_length || first[IP_OFF_TOS] != packet[IP_OFF_TOS] ||
 	    first[IP_OFF_FRAGMENT] != packet[IP_OFF_FRAGMENT] ||
-	    memcmp(first + IP_OFF_TTL, packet + IP_OFF_TTL, 2) ||
-	    memcmp(first + IP_OFF_SOURCE, packet + IP_OFF_SOURCE, 8) || memcmp(a, b, 4))
+	    memcmp(first + IP_OFF_TTL, packet + IP_OFF_TTL, 2) != 0 ||
+	    memcmp(first + IP_OFF_SOURCE, packet + IP_OFF_SOURCE, 8) != 0 || memcmp(a, b, 4) != 0)
 		return false;
 	if (entry->proto == IP_PROTO_UDP)
 		return true;

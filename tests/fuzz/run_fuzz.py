@@ -14,7 +14,12 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 CSRC = HERE.parents[1] / "csrc"
-TARGETS = {"ip": ["ip.c"], "icmp": ["icmp.c", "ip.c"]}
+TARGETS = {
+    "ip": ["ip.c"],
+    "icmp": ["icmp.c", "ip.c"],
+    "segment": ["segment.c", "ip.c"],
+    "coalesce": ["coalesce.c", "segment.c", "ip.c"],
+}
 """Target -> the files of the C core that it needs."""
 BUILD = [
     "clang-14",
