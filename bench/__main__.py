@@ -9,6 +9,7 @@ from tunneld.errors import TunneldError
 
 SCRIPTS = {
     "ladder": "TCP and UDP through each rung of the dataplane and through kernel VXLAN",
+    "bars": "every bar of the offload rung against kernel VXLAN, in three settings",
     "repair": "outage after the device was deleted, the daemon killed, the link set down",
     "lookup": "nanoseconds per route lookup with 10 and with 10,000 peers",
 }

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 import hashlib
 import json
 import os
 import platform
 import statistics
+import subprocess
 import sys
 import time
 from dataclasses import asdict, dataclass
@@ -15,11 +17,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tunneld.lab import netns, process
+from tunneld.lab.machine import cpu_seconds
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from tunneld.lab import Container
+
+__all__ = ["Spread", "UdpResult", "cpu_seconds", "machine", "say", "udp", "udpgen"]
 
 SOURCE = Path(__file__).with_name("udpgen.c")
 UDP_PORT = 9000
@@ -94,17 +99,6 @@ def machine_line() -> str:
     )
 
 
-def cpu_seconds() -> float:
-    """Return the CPU time that the whole machine has spent on work so far, seconds.
-
-    From /proc/stat: user, nice, system, irq and softirq; a tunnel's cost is spread over
-    all of them, most of it in no process of ours.
-    """
-    words = Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:]
-    user, nice, system, _idle, _iowait, irq, softirq = (int(word) for word in words[:7])
-    return (user + nice + system + irq + softirq) / os.sysconf("SC_CLK_TCK")
-
-
 def udpgen() -> Path:
     """Return the compiled UDP generator, building it when its source has changed.
 
@@ -123,28 +117,51 @@ def udpgen() -> Path:
     return binary
 
 
+@contextlib.contextmanager
+def _listening(container: Container, mode: str) -> Iterator[subprocess.Popen[str]]:
+    """Run the generator as `recv` or `echo` while the block runs."""
+    listener = container.popen([str(udpgen()), mode, str(UDP_PORT)])
+    try:
+        if listener.stdout is None or listener.stdout.readline() != "ready\n":
+            raise process.CommandError(f"udpgen: {mode} did not start")
+        yield listener
+    finally:
+        process.stop([listener])
+
+
+def ping_pong(one: Container, other: Container, *, seconds: float = 2) -> dict[str, float]:
+    """Send one datagram of 64 bytes at a time there and back.
+
+    Returns:
+        `count`, `lost`, `rtt_us_min`, `rtt_us_p50` and `rtt_us_p99` (microseconds).
+    """
+    with _listening(other, "echo"):
+        where = [str(other.address), str(UDP_PORT), "64", str(seconds)]
+        text = one.run([str(udpgen()), "ping", *where]).stdout
+    return {name: float(value) for name, value in json.loads(text).items()}
+
+
 def udp(
-    sender: Container, receiver: Container, *, size: int = 64, seconds: float = 2, pps: int = 0
+    sender: Container,
+    receiver: Container,
+    *,
+    size: int | str = 64,
+    seconds: float = 2,
+    pps: int = 0,
 ) -> UdpResult:
     """Send datagrams from one container to another and count what arrives.
 
     Args:
         sender: where the generator sends.
         receiver: where it counts.
-        size: UDP payload, bytes.
+        size: UDP payload, bytes, or a range such as "64-127".
         seconds: how long to send.
         pps: datagrams per second; 0: as fast as one CPU can.
     """
-    binary = str(udpgen())
-    counter = receiver.popen([binary, "recv", str(UDP_PORT)])
-    try:
-        if counter.stdout is None or counter.stdout.readline() != "ready\n":
-            raise process.CommandError("udpgen: the receiver did not start")
+    with _listening(receiver, "recv") as counter:
         where = [str(receiver.address), str(UDP_PORT), str(size), str(seconds), str(pps)]
-        sent = json.loads(sender.run([binary, "send", *where]).stdout)
-        got = json.loads(counter.stdout.readline())
-    finally:
-        process.stop([counter])
+        sent = json.loads(sender.run([str(udpgen()), "send", *where]).stdout)
+        got = json.loads(counter.stdout.readline() if counter.stdout else "{}")
     return UdpResult(
         kpps=got["received"] / sent["seconds"] / 1e3,
         offered_kpps=sent["sent"] / sent["seconds"] / 1e3,
@@ -159,6 +176,20 @@ def udp(
 def say(text: str) -> None:
     """Report progress to a person, beside the result on standard output."""
     print(f"[{time.strftime('%H:%M:%S')}] {text}", file=sys.stderr, flush=True)
+
+
+def busy_share(seconds: float = 1.0) -> float:
+    """Return which share of the machine is at work while we do nothing, 0..1."""
+    before, began = cpu_seconds(), time.monotonic()
+    time.sleep(seconds)
+    return (cpu_seconds() - before) / ((time.monotonic() - began) * (os.cpu_count() or 1))
+
+
+def warn_if_busy() -> None:
+    """Tell the user when others use this machine: figures of CPU then count their work too."""
+    share = busy_share()
+    if share > 0.05:
+        say(f"warning: {share:.0%} of this machine is busy already; figures will be off")
 
 
 def write_json(path: str | None, document: dict[str, Any]) -> None:

@@ -23,8 +23,18 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
 YARDSTICK = "vxlan"
-RUNGS = {"udp-python": "python", "udp-syscall": "syscall", "udp-mmsg": "mmsg"}
-CONTENDERS = (*RUNGS, YARDSTICK)
+ARGUMENTS = {
+    "udp-python": ("--dataplane=python",),
+    "udp-syscall": ("--dataplane=syscall",),
+    "udp-mmsg": ("--dataplane=mmsg",),
+    "udp-gso": ("--dataplane=gso", "--threads=1"),
+    "udp-offload-1": ("--dataplane=offload", "--threads=1"),
+    "udp-offload-2": ("--dataplane=offload", "--threads=2"),
+    "udp": (),
+}
+"""Contender -> options of the daemon; `udp` is the daemon as it comes."""
+
+CONTENDERS = (*ARGUMENTS, YARDSTICK)
 
 COLUMNS = (
     "",
@@ -48,7 +58,7 @@ def contender(cluster: Cluster, name: str) -> Iterator[None]:
     if name == YARDSTICK:
         cluster.setup_vxlan()
     else:
-        cluster.start_daemons(["--dataplane", RUNGS[name]])
+        cluster.start_daemons(ARGUMENTS[name])
     try:
         one, other = cluster.containers
         wait_for_ping(one, other.address)
@@ -180,6 +190,7 @@ def main(arguments: Sequence[str]) -> int:
         parser.error("--rounds and --seconds must be at least 1")
     require_tool("iperf3", "iperf3")
     common.require_udp_tools()
+    common.warn_if_busy()
     runs = run_rounds(
         args.contender, setting=args.setting, rounds=args.rounds, seconds=args.seconds
     )

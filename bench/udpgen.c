@@ -141,7 +141,7 @@ static int receive(uint16_t port)
 		if (got <= 0)
 			continue;
 		tally.last = now();
-		if (!tally.first)
+		if (tally.first == 0)
 			tally.first = tally.last;
 		for (int i = 0; i < got; i++)
 			count(&tally, slots[i], messages[i].msg_len);

@@ -277,8 +277,7 @@ static bool outbound_parse(struct outbound *o, struct frame *frame, struct segme
 {
 	enum ip_verdict verdict = IP_TOO_SHORT;
 
-	frame->packets = 1;
-	*plan = (struct segment_plan){.count = 1};
+	plan->count = 1;
 	if (o->engine->options.features & TNL_VNET_HDR && frame->length >= VNET_HDR_BYTES) {
 		memcpy(&frame->vnet, frame->packet, VNET_HDR_BYTES);
 		frame->packet += VNET_HDR_BYTES;
@@ -291,8 +290,7 @@ static bool outbound_parse(struct outbound *o, struct frame *frame, struct segme
 	if (verdict == IP_OK && plan->count == 1 && frame->vnet.flags & VNET_NEEDS_CSUM &&
 	    !segment_complete_checksum(&frame->vnet, frame->packet, frame->header.total_length))
 		verdict = IP_BAD_LENGTH;
-	if (verdict == IP_OK)
-		frame->packets = plan->count;
+	frame->packets = verdict == IP_OK ? plan->count : 1;
 	frame->bytes = verdict == IP_OK ? frame->header.total_length : frame->length;
 	frame->largest = frame->bytes;
 	if (frame->packets > 1) {

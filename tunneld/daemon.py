@@ -34,6 +34,7 @@ from tunneld.supervise import Backoff
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
+    from ipaddress import IPv4Network
 
     from tunneld.config import Config
     from tunneld.link.underlay import Underlay
@@ -125,7 +126,7 @@ class Daemon:
         rtnl = await stack.enter_async_context(Rtnl())
 
         async def choose_underlay() -> Underlay:
-            return await _choose_underlay(rtnl, config)
+            return await _choose_underlay(rtnl, config, network.network)
 
         underlay = await choose_underlay()
         log.info("external interface", extra=underlay_fields(underlay))
@@ -191,13 +192,14 @@ class Daemon:
         )
 
 
-async def _choose_underlay(rtnl: Rtnl, config: Config) -> Underlay:
+async def _choose_underlay(rtnl: Rtnl, config: Config, network: IPv4Network) -> Underlay:
     return await underlays.choose(
         rtnl,
         iface=config.iface,
         iface_regex=config.iface_regex,
         can_reach=config.iface_can_reach,
         public_ip=str(config.public_ip) if config.public_ip else None,
+        network=network,
     )
 
 

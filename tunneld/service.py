@@ -6,9 +6,9 @@ import asyncio
 import logging
 import random
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from contextlib import aclosing, suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from tunneld import subnet_env
 from tunneld.errors import TunneldError
@@ -18,7 +18,7 @@ from tunneld.store import Deleted, Listed, Put
 from tunneld.supervise import Backoff, supervise
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncGenerator, AsyncIterator
     from ipaddress import IPv4Network
     from pathlib import Path
 
@@ -32,6 +32,9 @@ log = logging.getLogger(__name__)
 
 SAFETY_NET_S = 30.0
 """How often the kernel's state is compared although netlink told nothing."""
+
+_MANY = 20
+"""More peers than that in one event are one line of the log."""
 
 _DEBOUNCE_S = 0.01
 _MIN_GAP_S = 0.1
@@ -123,8 +126,10 @@ class Service:
             log.info("wrote subnet.env", extra=fields(path=parts.subnet_file, mtu=mtu))
 
     async def _follow_store(self) -> None:
-        async for event in self.parts.store.watch():
-            self._take(event)
+        # Closed also when we fail: a restart must not leave a second watch behind.
+        async with aclosing(cast("AsyncGenerator[StoreEvent]", self.parts.store.watch())) as events:
+            async for event in events:
+                self._take(event)
 
     def _take(self, event: StoreEvent) -> None:
         keeper, subnet_map = self.parts.keeper, self.parts.subnet_map
@@ -148,8 +153,13 @@ class Service:
             self._peers_changed.set()
 
     def _tell(self, change: Change) -> None:
-        for verb in ("added", "changed", "removed"):
-            for lease in getattr(change, verb):
+        leases = {verb: getattr(change, verb) for verb in ("added", "changed", "removed")}
+        if sum(map(len, leases.values())) > _MANY:
+            counts: dict[str, object] = {verb: len(found) for verb, found in leases.items()}
+            log.info("many peers", extra=fields(**counts))
+            leases.clear()
+        for verb, found in leases.items():
+            for lease in found:
                 pair = fields(subnet=lease.subnet, public_ip=lease.public_ip)
                 log.info("peer %s", verb, extra=pair)
         for key, reason in change.quarantined:
@@ -172,7 +182,10 @@ class Service:
                 notify("READY=1", f"STATUS=forwarding {self.parts.keeper.held.lease.subnet}")
 
     async def _watch_kernel(self) -> None:
-        async for _ in self.parts.kernel_events():
+        events = self.parts.kernel_events()
+        # What changed before the watch was open would else wait for the safety net.
+        self._kernel_changed.set()
+        async for _ in events:
             self._kernel_changed.set()
 
     async def _repair(self) -> None:
@@ -183,8 +196,11 @@ class Service:
             await asyncio.sleep(_DEBOUNCE_S)
             self._kernel_changed.clear()
             try:
-                await self._follow_underlay()
-                await self.parts.backend.ensure()
+                try:
+                    await self._follow_underlay()
+                finally:
+                    await self.parts.backend.ensure()
+                self.write_subnet_env()
             except BaseException:
                 self._kernel_changed.set()
                 raise
@@ -203,7 +219,6 @@ class Service:
         await parts.backend.underlay_changed(underlay)
         parts.underlay = underlay
         log.warning("external interface changed", extra=underlay_fields(underlay))
-        self.write_subnet_env()
         lease = parts.keeper.held.lease
         if underlay.public_ip != lease.public_ip:
             parts.keeper.announce(underlay.public_ip)

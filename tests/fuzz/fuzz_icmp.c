@@ -4,18 +4,8 @@
  *
  * Checksums are set right first, else hardly an input would come past ip_parse().
  */
-#include <stdlib.h>
-#include <string.h>
-
 #include "icmp.h"
-
-#define REQUIRE(condition)                                                                         \
-	do {                                                                                       \
-		if (!(condition))                                                                  \
-			abort();                                                                   \
-	} while (0)
-
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+#include "require.h"
 
 /** answer() - build one error about a good packet, and look at it */
 static void answer(const struct icmp_error *error, const uint8_t *packet,

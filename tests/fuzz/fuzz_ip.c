@@ -2,18 +2,8 @@
  * fuzz_ip.c - libFuzzer target for ip.c: whatever the bytes, ip_parse() reads none past the end,
  * and what it accepts has the properties that the packet path builds on.
  */
-#include <stdlib.h>
-#include <string.h>
-
 #include "ip.h"
-
-#define REQUIRE(condition)                                                                         \
-	do {                                                                                       \
-		if (!(condition))                                                                  \
-			abort();                                                                   \
-	} while (0)
-
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+#include "require.h"
 
 /** naive_sum() - RFC 1071, 16 bits at a time */
 static uint16_t naive_sum(const uint8_t *data, size_t length)

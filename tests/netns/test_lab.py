@@ -10,6 +10,7 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -28,6 +29,10 @@ if TYPE_CHECKING:
 def namespaces(owner: int | None = None) -> set[str]:
     prefix = f"tl{owner or os.getpid()}-"
     return {path.name for path in netns.NETNS_DIR.glob(f"{prefix}*")}
+
+
+def scratch(owner: int) -> list[Path]:
+    return list(Path(tempfile.gettempdir()).glob(f"tl{owner}-*"))
 
 
 def features(node: Node, ifname: str) -> dict[str, bool]:
@@ -102,6 +107,9 @@ class TestUnderlaySettings:
             for host in cluster.nodes:
                 have = features(host.node, "eth0")
                 assert not [name for name in SEGMENTATION if have[name]]
+                assert not have["tx-tcp-segmentation"]
+                assert not have["tx-udp-segmentation"]
+                assert not have["tx-udp_tnl-segmentation"]
                 software = setting == "sgro"
                 assert have["tx-checksum-ip-generic"] is software
                 assert have["generic-segmentation-offload"] is software
@@ -133,7 +141,13 @@ class TestVxlan:
     ) -> None:
         node1, node2 = cluster.nodes
         commands = [str(command) for command in cluster.setup_vxlan() if command.host is node1]
-        assert commands[-3:] == [
+        assert commands == [
+            (
+                "ip link add flannel.1 address 5e:f8:4f:00:e3:36 mtu 1450 type vxlan id 1 dev eth0"
+                " local 10.168.0.2 dstport 8472 nolearning"
+            ),
+            "ip address add 100.96.1.0/32 dev flannel.1",
+            "ip link set flannel.1 up",
             "ip neigh replace 100.96.2.0 lladdr 5e:f8:4f:00:e3:37 dev flannel.1 nud permanent",
             "bridge fdb replace 5e:f8:4f:00:e3:37 dev flannel.1 dst 10.168.0.3 self permanent",
             "ip route replace 100.96.2.0/24 via 100.96.2.0 dev flannel.1 onlink",
@@ -205,15 +219,17 @@ class TestTearDown:
         child.send_signal(number)
         assert child.wait(20) != 0
         assert namespaces(child.pid) == set()
-        assert list(Path("/tmp").glob(f"tl{child.pid}-*")) == []  # noqa: S108 - where labs live
+        assert scratch(child.pid) == []
 
     def test_what_a_killed_lab_leaves_is_swept_by_the_next(self) -> None:
         child = start_lab_process()
         child.kill()
         child.wait(20)
         assert namespaces(child.pid)
+        assert scratch(child.pid)
         with Lab():
             assert namespaces(child.pid) == set()
+            assert scratch(child.pid) == []
 
     def test_without_root_the_message_has_a_remedy(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(os, "geteuid", lambda: 1000)

@@ -6,6 +6,9 @@ The deadlines here are generous (a busy test machine); the figures come from `be
 from __future__ import annotations
 
 import contextlib
+import os
+import signal
+import sys
 from dataclasses import replace
 from ipaddress import IPv4Address
 from typing import TYPE_CHECKING, Any
@@ -61,7 +64,7 @@ def traffic(host: ClusterNode, destination: IPv4Address) -> Iterator[None]:
         child.communicate(timeout=10)
 
 
-@pytest.mark.parametrize("rung", ["mmsg", "python"])
+@pytest.mark.parametrize("rung", ["offload", "mmsg", "python"])
 def test_device_deleted_20_times_under_traffic(cluster: Cluster, rung: str) -> None:
     cluster.start_daemons(["--dataplane", rung])
     one, two = cluster.nodes
@@ -139,6 +142,31 @@ def test_nothing_to_repair_means_nothing_repaired(running_cluster: Cluster) -> N
     one.node.ip("link", "set", "flannel0", "mtu", "1300")
     until(lambda: repairs(one), "the repair")
     assert repairs(one) == {"link": 1}
+
+
+def test_what_the_kernel_drops_before_us_is_counted(running_cluster: Cluster) -> None:
+    one, two = running_cluster.nodes
+    flood = (
+        "import socket; s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)\n"
+        f"for _ in range(8000): s.sendto(b'x', ('{two.container.address}', 9))"
+    )
+
+    def dropped() -> int:
+        found: int = fetch(one.daemon.run_dir)["counters"]["kernel"]["tun_queue_dropped"]
+        return found
+
+    assert dropped() == 0
+    os.kill(one.daemon.pid, signal.SIGSTOP)
+    try:
+        one.node.run([sys.executable, "-c", flood])
+    finally:
+        os.kill(one.daemon.pid, signal.SIGCONT)
+    # The queue holds 5000.
+    before = until(dropped, "drops")
+    assert before >= 2900
+    one.node.ip("link", "del", "flannel0")
+    until(lambda: repairs(one).get("device"), "the repair")
+    assert dropped() == before
 
 
 def test_killed_under_traffic_leaks_nothing(running_cluster: Cluster) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import subprocess
 import sys
 from typing import TYPE_CHECKING
@@ -100,6 +101,22 @@ def test_help_lists_every_option_and_says_what_is_refused(
     assert "--etcd-cafile" in text
     assert "--kube-subnet-mgr" in text
     assert "refused: tunneld does not run on the Kubernetes API" in " ".join(text.split())
+
+
+def test_status_is_quick() -> None:
+    argv = [sys.executable, "-m", "tunneld", "status", "--run-dir", "/nonexistent"]
+
+    # CPU time: wall-clock time also tells what else the machine has to do.
+    def spent() -> float:
+        usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return usage.ru_utime + usage.ru_stime
+
+    def once() -> float:
+        before = spent()
+        assert subprocess.run(argv, capture_output=True, check=False).returncode == 1
+        return spent() - before
+
+    assert min(once() for _ in range(5)) < 0.1
 
 
 def test_status_imports_nothing_heavy() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -18,8 +19,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tunneld.store import Entry, NoNetworkConfigError, StoreUnavailableError, file_layout
+from tunneld.store import Entry, NoNetworkConfigError, StoreUnavailableError, file_disk, file_layout
 from tunneld.store.file import FileStore
+from tunneld.store.file_layout import Layout
 from tunneld.store.file_ttl import Clock, Record, new_record, parse_record, system_clock
 
 KEY = "100.96.1.0-24"
@@ -331,13 +333,19 @@ async def test_a_record_without_a_value_holds_nothing(
     await created(second, value=THEIRS)
 
 
+@pytest.mark.parametrize("written", [0, 1], ids=["the value", "the record"])
 async def test_a_full_disk_leaves_everything_as_it_was(
-    store: FileStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    store: FileStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, written: int
 ) -> None:
     entry = await created(store)
+    calls = 0
 
     def full(_fd: int) -> None:
-        raise OSError(28, "No space left on device")
+        nonlocal calls
+        calls += 1
+        if calls > written:
+            calls = 0
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", full)
@@ -512,6 +520,24 @@ async def test_a_directory_that_vanished_is_not_empty(store: FileStore, tmp_path
     assert await store.list_entries() == (entry,)
 
 
+def test_looking_at_names_of_a_vanished_directory_says_that_it_vanished(
+    tmp_path: Path, now: FakeTime
+) -> None:
+    by_hand(tmp_path, KEY, OURS)
+    layout = Layout(tmp_path, now.clock())
+    assert list(layout.scan()) == [KEY]
+    shutil.rmtree(tmp_path / "subnets")
+    with pytest.raises(FileNotFoundError):
+        layout.read({KEY})
+
+
+def test_a_store_that_had_no_leases_yet_can_lose_its_directory_too(
+    tmp_path: Path, now: FakeTime
+) -> None:
+    with pytest.raises(FileNotFoundError):
+        Layout(tmp_path, now.clock()).read({KEY})
+
+
 async def test_a_closed_store_says_so(tmp_path: Path) -> None:
     store = FileStore(tmp_path)
     await store.close()
@@ -543,6 +569,26 @@ async def test_a_lock_that_was_replaced_is_not_waited_for(store: FileStore, tmp_
         fcntl.flock(holder, fcntl.LOCK_EX)
         (tmp_path / ".leases" / ".lock").unlink()
         assert await store.renew(entry, OURS, DAY) is not None
+
+
+def test_a_lock_that_is_replaced_while_we_take_it_does_not_count(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / ".lock"
+    really = fcntl.flock
+
+    def late(fd: int, operation: int) -> None:
+        # Another inode: the old one is still open.
+        path.unlink()
+        path.touch()
+        really(fd, operation)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(fcntl, "flock", late)
+        assert file_disk._try_lock(path, exclusive=True) is None
+    fd = file_disk._try_lock(path, exclusive=True)
+    assert fd is not None
+    os.close(fd)
 
 
 async def test_only_the_owner_of_the_store_can_lock_it(store: FileStore, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from ipaddress import IPv4Address, IPv4Network
 import pytest
 
 from tunneld.backend.path_mtu import PathMtus
-from tunneld.dataplane import PeerCounters
+from tunneld.dataplane import DataplaneCounters, PeerCounters
 from tunneld.lease import Lease, LeaseAttrs
 
 NEAR, FAR = IPv4Address("10.168.0.3"), IPv4Address("10.168.0.4")
@@ -23,9 +23,12 @@ class Harness:
         self.kernel: dict[IPv4Address, int | None] = {NEAR: 1500, FAR: 1500}
         self.asked: list[IPv4Address] = []
         self.published = 0
-        self.mtus = PathMtus(8285, self.counters, self.publish, self.ask)
+        self.mtus = PathMtus(8285, self.total, self.counters, self.publish, self.ask)
         self.mtus.limit = 1500
         self.mtus.keep_only(LEASES)
+
+    def total(self) -> DataplaneCounters:
+        return DataplaneCounters(outbound={"packets_written": sum(self.sent.values())})
 
     def counters(self) -> dict[IPv4Network, PeerCounters]:
         return {subnet: PeerCounters(tx_packets=sent) for subnet, sent in self.sent.items()}

@@ -22,7 +22,7 @@ from tunneld.dataplane import DataplaneCounters, PeerCounters
 from tunneld.errors import StartError
 from tunneld.lease import Lease, LeaseAttrs
 from tunneld.observe.document import build
-from tunneld.observe.status import fetch, render
+from tunneld.observe.status import fetch, ratios, render
 from tunneld.service import Parts
 from tunneld.store import StoreHealth
 
@@ -181,3 +181,9 @@ def test_nobody_there(tmp_path: Path) -> None:
     with pytest.raises(StartError, match="start it with `tunneld run`") as caught:
         fetch(tmp_path)
     assert caught.value.exit_code == 1
+
+
+def test_ratios_tell_packets_per_system_call() -> None:
+    moved = {"packets_read": 640, "syscalls_read": 10, "packets_written": 0, "syscalls_written": 0}
+    assert ratios(moved) == {"packets per reading call": 64.0}
+    assert ratios({}) == {}

@@ -7,7 +7,6 @@ ICMP errors from the device's own address arrive, no IPv6.
 
 from __future__ import annotations
 
-import contextlib
 import logging
 from ipaddress import IPv4Interface, IPv4Network
 from pathlib import Path
@@ -17,6 +16,7 @@ from tunneld.dataplane.probe import set_offloads
 from tunneld.errors import StartError
 from tunneld.link import sysctl
 from tunneld.link.tun import TunDevice, open_tun
+from tunneld.observe.log import fields
 
 if TYPE_CHECKING:
     from tunneld.link.rtnl import Rtnl
@@ -26,6 +26,12 @@ log = logging.getLogger(__name__)
 TEMPLATE = "flannel%d"
 TXQLEN = 5000
 """Packets that may wait while nobody reads; the default of 500 is 50 ms at 10 kpps."""
+
+_SYSCTLS = {
+    "net/ipv4/conf/{}/accept_local": "containers are not told what the tunnel refuses",
+    "net/ipv6/conf/{}/disable_ipv6": "the device has an IPv6 address that leads nowhere",
+}
+"""Sysctl that shall be 1 -> what is lost where it cannot be set (/proc/sys is read-only)."""
 
 
 class OverlayDevice:
@@ -50,6 +56,7 @@ class OverlayDevice:
         self._name = TEMPLATE
         self._dropped = 0
         self._dropped_before = 0
+        self._refused: set[str] = set()
 
     @property
     def name(self) -> str:
@@ -121,10 +128,18 @@ class OverlayDevice:
         return repaired
 
     def _ensure_sysctls(self) -> bool:
-        changed = sysctl.ensure(f"net/ipv4/conf/{self._name}/accept_local", "1")
-        # A kernel without IPv6 has no such file, and needs none.
-        with contextlib.suppress(FileNotFoundError):
-            changed |= sysctl.ensure(f"net/ipv6/conf/{self._name}/disable_ipv6", "1")
+        changed = False
+        for path, harm in _SYSCTLS.items():
+            try:
+                changed |= sysctl.ensure(path.format(self._name), "1")
+            except FileNotFoundError:
+                # A kernel without IPv6 has no such file, and needs none.
+                continue
+            except OSError as error:
+                if path not in self._refused:
+                    self._refused.add(path)
+                    detail = fields(sysctl=path.format(self._name), error=error, harm=harm)
+                    log.warning("a sysctl cannot be set", extra=detail)
         return changed
 
     def close(self) -> None:

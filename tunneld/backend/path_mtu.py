@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from ipaddress import IPv4Address, IPv4Network
 
 from tunneld.backend import udp_socket
-from tunneld.dataplane import PeerCounters
+from tunneld.dataplane import DataplaneCounters, PeerCounters
 from tunneld.lease import Lease
 
 PERIOD_S = 1.0
@@ -26,6 +26,7 @@ class PathMtus:
 
     Args:
         port: the tunnel's UDP port.
+        counters: returns the counters of the whole path.
         peer_counters: returns the counters of the current peers.
         publish: called after a change.
         ask: how the kernel is asked; tests give their own.
@@ -37,18 +38,21 @@ class PathMtus:
     def __init__(
         self,
         port: int,
+        counters: Callable[[], DataplaneCounters],
         peer_counters: Callable[[], Mapping[IPv4Network, PeerCounters]],
         publish: Callable[[], None],
         ask: Callable[[IPv4Address, int], int | None] = udp_socket.path_mtu,
     ) -> None:
         self.limit = 65535
         self._port = port
+        self._counters = counters
         self._peer_counters = peer_counters
         self._publish = publish
         self._ask = ask
         self._known: dict[IPv4Address, int] = {}
         self._public_ips: dict[IPv4Network, IPv4Address] = {}
         self._sent: dict[IPv4Network, int] = {}
+        self._sent_in_all = 0
 
     def of(self, public_ip: IPv4Address) -> int:
         """Return the path MTU to a peer in bytes; 0: as wide as our own link."""
@@ -73,6 +77,11 @@ class PathMtus:
 
     async def ask_active(self) -> None:
         """Ask for each peer that we sent to since the last time; publish when a figure changed."""
+        sent = self._counters().outbound.get("packets_written", 0)
+        if sent == self._sent_in_all:
+            # An idle tunnel with thousands of peers must cost nothing.
+            return
+        self._sent_in_all = sent
         active = set()
         for subnet, counters in self._peer_counters().items():
             if counters.tx_packets != self._sent.get(subnet, 0) and subnet in self._public_ips:

@@ -60,13 +60,16 @@ class UdpBackend:
         self._options = options
         self._rtnl = rtnl
         self._path = PacketPath(ladder.Rung(ladder.choose(options.dataplane)), self._path_lost)
-        self._path_mtus = PathMtus(options.port, self._path.peer_counters, self._publish)
+        self._path_mtus = PathMtus(
+            options.port, self._path.counters, self._path.peer_counters, self._publish
+        )
         # One change of the kernel's state at a time: repairs, new peers and a new underlay may
         # all come in the same moment.
         self._lock = asyncio.Lock()
         self._underlay: Underlay | None = None
         self._socket: socket.socket | None = None
         self._device: OverlayDevice | None = None
+        self._device_gone = False
         self._own: Lease | None = None
         self._peers: tuple[Lease, ...] = ()
         self._own_addresses: frozenset[IPv4Address] = frozenset()
@@ -93,8 +96,9 @@ class UdpBackend:
                 vnet_hdr=self._path.wanted.vnet_hdr,
             )
             await self._device.block()
-            self._own_addresses = await self._read_own_addresses()
             await self._device.open(self._mtu)
+            # After the device: its address is our own too.
+            self._own_addresses = await self._read_own_addresses()
             self._start_path()
         self._spawn(supervise("path mtu", self._path_mtus.follow))
 
@@ -126,11 +130,13 @@ class UdpBackend:
                 return
             if await device.block():
                 self._repaired("unreachable_route")
-            present = await device.present()
+            # Who asks at the moment of a deletion may still be shown the device: ENODEV is sure.
+            present = not self._device_gone and await device.present()
             if not present:
                 await self._path.stop()
                 device.close()
                 await device.open(self._mtu)
+                self._device_gone = False
                 self._repaired("device")
             for kind in await device.ensure(self._mtu):
                 self._repaired(kind)
@@ -138,7 +144,8 @@ class UdpBackend:
             if addresses != self._own_addresses:
                 self._own_addresses = addresses
                 self._publish()
-            if not self._path.running:
+            # Deleted meanwhile: whoever was told of it comes here again.
+            if not self._path.running and not self._device_gone:
                 await self._path.stop()
                 self._start_path()
                 if present:
@@ -244,7 +251,9 @@ class UdpBackend:
         """Bring a dataplane back that ended by itself; netlink may have nothing to tell."""
         log.warning("the packet path ended", extra=fields(error=error or "none"))
         # A device may be deleted as often as somebody likes; any other end must not become a loop.
-        if error is None or error.errno != errno.ENODEV:
+        if error is not None and error.errno == errno.ENODEV:
+            self._device_gone = True
+        else:
             now = time.monotonic()
             self._losses.append(now)
             if len(self._losses) == _MAX_LOSSES and now - self._losses[0] < _LOSS_WINDOW_S:
@@ -256,7 +265,7 @@ class UdpBackend:
 
     async def _revive(self) -> None:
         backoff = Backoff(first=0.05, ceiling=5.0)
-        while not self._path.running:
+        while self._device is not None and not self._path.running:
             try:
                 await self.ensure()
             except Exception as error:  # noqa: BLE001 - whatever it is, forwarding must come back

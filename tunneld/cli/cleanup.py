@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tunneld.errors import StartError
 from tunneld.observe.status import SOCKET_NAME
 from tunneld.run_dir import RunDirLock
 
@@ -43,10 +44,15 @@ def run(args: argparse.Namespace) -> int:
 
 
 async def _cleanup() -> int:
+    from pyroute2.netlink.exceptions import NetlinkError  # noqa: PLC0415
+
     from tunneld.link.rtnl import Rtnl  # noqa: PLC0415
 
     async with Rtnl() as rtnl:
-        removed = await remove_all(rtnl)
+        try:
+            removed = await remove_all(rtnl)
+        except NetlinkError as error:
+            raise StartError(f"the kernel refuses: {error}", remedy="run as root") from error
     for line in removed:
         print(f"removed {line}")
     if not removed:

@@ -11,6 +11,7 @@ import errno
 import os
 import struct
 import threading
+import weakref
 from typing import TYPE_CHECKING, Any
 
 from tunneld._dataplane import ffi, lib
@@ -120,7 +121,8 @@ class RouteTable:
 
     def __init__(self, snapshot: RouteSnapshot) -> None:
         out = ffi.new("struct tnl_routes **")
-        _check(lib.tnl_routes_new(_CSnapshot(snapshot).pointer, out))
+        compiled = _CSnapshot(snapshot)  # a name: its arrays must live until they are copied
+        _check(lib.tnl_routes_new(compiled.pointer, out))
         self._table: Any = ffi.gc(out[0], lib.tnl_routes_free)
         self._routes = snapshot.routes
 
@@ -189,11 +191,12 @@ class Engine:
         }
         out = ffi.new("struct tnl_engine **")
         words = ffi.from_buffer("uint64_t[]", self._counters)
+        compiled = _CSnapshot(snapshot)  # a name: its arrays must live until they are copied
         try:
             _check(
                 lib.tnl_create(
                     ffi.new("struct tnl_options *", options),
-                    _CSnapshot(snapshot).pointer,
+                    compiled.pointer,
                     words,
                     out,
                 )
@@ -201,12 +204,13 @@ class Engine:
         except OSError:
             self._close_events()
             raise
+        # An engine that is never run is never stopped either.
+        weakref.finalize(self, _close_all, self._events)
         self._words: Any = words
         self._engine: Any = ffi.gc(out[0], lib.tnl_free)
 
     def _close_events(self) -> None:
-        while self._events:
-            os.close(self._events.pop())
+        _close_all(self._events)
 
     @property
     def rung(self) -> str:
@@ -252,7 +256,8 @@ class Engine:
         Raises:
             OSError: the snapshot was refused; the old one stays in force.
         """
-        _check(lib.tnl_publish(self._engine, _CSnapshot(snapshot).pointer))
+        compiled = _CSnapshot(snapshot)  # a name: its arrays must live until they are copied
+        _check(lib.tnl_publish(self._engine, compiled.pointer))
         self._snapshot = snapshot
 
     def counters(self) -> DataplaneCounters:
@@ -301,6 +306,11 @@ class Engine:
             thread.join()
         self._threads.clear()
         self._close_events()
+
+
+def _close_all(fds: list[int]) -> None:
+    while fds:
+        os.close(fds.pop())
 
 
 def is_device_gone(error: OSError | None) -> bool:

@@ -1,7 +1,7 @@
 """What this kernel can do for the upper rungs, tried out and not guessed from its version.
 
-Debian 12's own 6.1 refuses USO on a TUN and takes 64 segments a message; 6.12 takes both. Neither
-says so anywhere but in the answer to the attempt.
+Debian 12's own 6.1 refuses USO on a TUN, 6.12 takes it. A message of 128 segments came with Linux
+6.9, and with an update to 6.1. A kernel says so nowhere but in the answer to the attempt.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _UDP_SEGMENT = 103
 _UDP_GRO = 104
 _SEGMENTS_NEW = 128
 _SEGMENTS_OLD = 63
-"""Before Linux 6.9: 64 with the UDP header counted."""
+"""Before Linux 6.9 and its backports: 64 with the UDP header counted."""
 
 
 @dataclass(frozen=True, slots=True)

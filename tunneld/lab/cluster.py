@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Self
 from tunneld.lab import netns, vxlan
 from tunneld.lab.daemon import Daemon
 from tunneld.lab.netns import Lab, Node
+from tunneld.lab.relay_faults import Faults
 from tunneld.lab.underlay import Underlay
 
 if TYPE_CHECKING:
@@ -131,9 +132,10 @@ class Cluster:
     Args:
         nodes: how many hosts.
         setting: offloads of the underlay: "on", "sgro" or "plain".
-        shape: of the underlay: "switch", "cable" (two nodes) or "router".
+        shape: of the underlay: "switch", "cable" (two nodes), "router" or "relay" (two nodes).
         mtu: of the underlay, bytes.
         second_mtu: of the second link behind the router.
+        faults: what the relay does to frames.
         config: the network config document.
     """
 
@@ -145,6 +147,7 @@ class Cluster:
         shape: str = "switch",
         mtu: int = 1500,
         second_mtu: int = 1400,
+        faults: Faults | None = None,
         config: Mapping[str, Any] = CONFIG,
     ) -> None:
         self.lab = Lab()
@@ -155,6 +158,7 @@ class Cluster:
         self._setting = setting
         self._mtu = mtu
         self._second_mtu = second_mtu
+        self._faults = faults
         self._stranger: Node | None = None
 
     def __enter__(self) -> Self:
@@ -166,6 +170,7 @@ class Cluster:
                 setting=self._setting,
                 mtu=self._mtu,
                 second_mtu=self._second_mtu,
+                faults=self._faults,
             )
             (self.store_dir / "subnets").mkdir(parents=True)
             self.write_config(self._config)

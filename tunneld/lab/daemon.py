@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import socket
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tunneld.lab import process
+from tunneld.observe import status
 
 if TYPE_CHECKING:
     import subprocess
@@ -102,12 +102,8 @@ class Daemon:
         raise DaemonError(f"tunneld on {self.node.name} is not ready: {self.tail()}")
 
     def status(self) -> dict[str, Any]:
-        """Return what `tunneld status --json` says."""
-        done = process.run(
-            [sys.executable, "-m", "tunneld", "status", "--json", "--run-dir", str(self.run_dir)]
-        )
-        document: dict[str, Any] = json.loads(done.stdout)
-        return document
+        """Return the status document, as `tunneld status --json` prints it."""
+        return status.fetch(self.run_dir)
 
     def environment(self) -> dict[str, str]:
         """Return subnet.env as a mapping."""

@@ -273,16 +273,21 @@ def delete_namespace(netns: str) -> None:
     process.run(["ip", "netns", "del", netns])
 
 
-def sweep() -> list[str]:
-    """Delete namespaces whose lab was killed before it could; returns their names."""
-    swept = []
+def sweep() -> None:
+    """Delete the namespaces and scratch directories of labs that were killed before they could."""
     for path in NETNS_DIR.glob("tl*-*-*"):
-        owner = path.name[2:].split("-")[0]
-        if owner.isdigit() and not Path("/proc", owner).exists():
+        if _owner_is_dead(path):
+            # Another lab may be sweeping the same one.
             with contextlib.suppress(process.CommandError):
                 delete_namespace(path.name)
-                swept.append(path.name)
-    return swept
+    for path in Path(tempfile.gettempdir()).glob("tl*-*"):
+        if _owner_is_dead(path):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _owner_is_dead(path: Path) -> bool:
+    owner = path.name[2:].split("-")[0]
+    return owner.isdigit() and not Path("/proc", owner).exists()
 
 
 def _on_sigterm(_signum: int, _frame: FrameType | None) -> None:

@@ -12,7 +12,7 @@ from typing import IO, TYPE_CHECKING
 from tunneld.errors import TunneldError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Mapping, Sequence
 
 
 class CommandError(TunneldError):
@@ -68,6 +68,7 @@ def start(
     stdout: int | IO[str] = subprocess.PIPE,
     stderr: int | IO[str] = subprocess.STDOUT,
     env: Mapping[str, str] | None = None,
+    pass_fds: Collection[int] = (),
 ) -> subprocess.Popen[str]:
     """Start a background process in its own session: Ctrl-C reaches the lab, which ends it."""
     return subprocess.Popen(
@@ -77,6 +78,7 @@ def start(
         stderr=stderr,
         text=True,
         env=env,
+        pass_fds=tuple(pass_fds),
         start_new_session=True,
     )
 

@@ -1,4 +1,4 @@
-"""The wire between the nodes: its shape (switch, cable, router) and its offload setting.
+"""The wire between the nodes: its shape (switch, cable, router, relay) and its offload setting.
 
 The setting decides what a benchmark measures:
 
@@ -13,11 +13,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from tunneld.lab import netns
+from tunneld.lab.relay import Relay
+from tunneld.lab.relay_faults import Faults
 
 if TYPE_CHECKING:
     from tunneld.lab.netns import Lab, Node
 
-SHAPES = ("switch", "cable", "router")
+SHAPES = ("switch", "cable", "router", "relay")
 
 SEGMENTATION = (
     "tx-tcp-segmentation",
@@ -78,8 +80,11 @@ class Underlay:
 
     Attributes:
         shape: "switch" (one bridge, any number of hosts), "cable" (one veth pair, two hosts: what
-            benchmarks use) or "router" (the first host on one link, the others on a second one).
-        switch: the namespace of the bridge or router; None for a cable.
+            benchmarks use), "router" (the first host on one link, the others on a second one) or
+            "relay" (two hosts, a process between them that damages frames; see `relay`; TAP devices
+            have no offloads, so the setting does nothing).
+        switch: the namespace of the bridge or router; None for a cable or relay.
+        relay: of the shape "relay", once two hosts are attached.
 
     Args:
         lab: where the namespaces live.
@@ -87,9 +92,19 @@ class Underlay:
         setting: a key of `SETTINGS`.
         mtu: of the (first) link.
         second_mtu: of the router's second link.
+        faults: of the relay.
     """
 
-    def __init__(self, lab: Lab, *, shape: str, setting: str, mtu: int, second_mtu: int) -> None:
+    def __init__(
+        self,
+        lab: Lab,
+        *,
+        shape: str,
+        setting: str,
+        mtu: int,
+        second_mtu: int,
+        faults: Faults | None = None,
+    ) -> None:
         if shape not in SHAPES or setting not in SETTINGS:
             raise ValueError(f"no such underlay: {shape} {setting}")
         self.shape = shape
@@ -98,8 +113,11 @@ class Underlay:
         self.second_mtu = second_mtu
         self._first: Node | None = None
         self._ports = 0
+        self._lab = lab
+        self._faults = faults or Faults()
+        self.relay: Relay | None = None
         self.switch: Node | None = None
-        if shape != "cable":
+        if shape not in {"cable", "relay"}:
             self.switch = lab.node("router" if shape == "router" else "switch")
             self._bridge(self.switch, "br0", "10.168.0.1/24", mtu)
             if shape == "router":
@@ -145,11 +163,15 @@ class Underlay:
 
     def _attach_cable(self, first: Node, node: Node) -> None:
         if self._ports:
-            raise ValueError("a cable has two ends; use the switch for more hosts")
+            raise ValueError("a cable or relay has two ends; use the switch for more hosts")
         self._ports = 2
-        netns.link((first, "eth0"), (node, "eth0"), mtu=self.mtu)
-        for end in (first, node):
-            apply_setting(end, "eth0", self.setting)
+        if self.shape == "relay":
+            self.relay = Relay(first, node, self._faults, mtu=self.mtu)
+            self._lab.on_close(self.relay.close)
+        else:
+            netns.link((first, "eth0"), (node, "eth0"), mtu=self.mtu)
+            for end in (first, node):
+                apply_setting(end, "eth0", self.setting)
         self._configure(first, *self.address(1))
 
     @staticmethod

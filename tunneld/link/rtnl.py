@@ -10,16 +10,27 @@ from __future__ import annotations
 import errno
 import socket
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 from types import TracebackType
 from typing import Any, Self
 
-from pyroute2 import AsyncIPRoute
 from pyroute2.netlink.exceptions import NetlinkError
+from pyroute2.netlink.rtnl.rtmsg import rtmsg
 
 from tunneld.errors import StartError
+from tunneld.link.rtnl_info import (
+    SCOPE_GLOBAL,
+    AddressInfo,
+    LinkInfo,
+    RouteInfo,
+    read_address,
+    read_link,
+    read_route,
+)
+from tunneld.link.rtnl_socket import RtnlSocket
 from tunneld.link.rtnl_watch import KernelEvent, open_watch, watch
+
+__all__ = ["AddressInfo", "KernelEvent", "LinkInfo", "RouteInfo", "Rtnl"]
 
 PROTO_TUNNELD = 0x54
 """Route protocol number of everything that we add (`ip route show proto 84`)."""
@@ -27,100 +38,9 @@ PROTO_TUNNELD = 0x54
 METRIC_LAST = 4294967295
 """Metric of the unreachable routes: any other route to the same prefix comes first."""
 
-SCOPE_GLOBAL = 0
-SCOPE_LINK = 253
-
-_IFF_UP = 0x1
 _RTN_UNICAST = 1
-_RTN_UNREACHABLE = 7
 _RT_TABLE_MAIN = 254
 _RTNH_F_ONLINK = 4
-
-
-@dataclass(frozen=True, slots=True)
-class LinkInfo:
-    """One interface.
-
-    Attributes:
-        index: its number.
-        name: its name.
-        mtu: bytes.
-        up: administratively up.
-        kind: "tun", "veth", "bridge", ... or an empty string for hardware.
-        txqlen: packets.
-        tx_dropped: packets that the kernel dropped before anybody read them.
-    """
-
-    index: int
-    name: str
-    mtu: int
-    up: bool
-    kind: str
-    txqlen: int
-    tx_dropped: int
-
-
-@dataclass(frozen=True, slots=True)
-class AddressInfo:
-    """One IPv4 address of this host."""
-
-    ifindex: int
-    address: IPv4Address
-    prefix_len: int
-    scope: int
-
-
-@dataclass(frozen=True, slots=True)
-class RouteInfo:
-    """One IPv4 route of the main table.
-
-    Attributes:
-        dst: destination.
-        ifindex: egress interface; None for unreachable routes.
-        via: next hop.
-        metric: priority; 0 is the best.
-        proto: who made it.
-        scope: SCOPE_GLOBAL or SCOPE_LINK.
-        unreachable: it answers with ICMP instead of forwarding.
-    """
-
-    dst: IPv4Network
-    ifindex: int | None
-    via: IPv4Address | None
-    metric: int
-    proto: int
-    scope: int
-    unreachable: bool
-
-    def __str__(self) -> str:
-        kind = "unreachable " if self.unreachable else ""
-        return f"{kind}{self.dst}"
-
-
-def _link(message: Any) -> LinkInfo:
-    stats = message.get("stats64") or {}
-    return LinkInfo(
-        index=message["index"],
-        name=message.get("ifname") or "",
-        mtu=message.get("mtu") or 0,
-        up=bool(message["flags"] & _IFF_UP),
-        kind=message.get(("linkinfo", "kind")) or "",
-        txqlen=message.get("txqlen") or 0,
-        tx_dropped=stats.get("tx_dropped", 0),
-    )
-
-
-def _route(message: Any) -> RouteInfo:
-    dst, via = message.get("dst"), message.get("gateway")
-    return RouteInfo(
-        dst=IPv4Network((int(IPv4Address(dst)) if dst else 0, message["dst_len"])),
-        ifindex=message.get("oif"),
-        via=IPv4Address(via) if via else None,
-        metric=message.get("priority") or 0,
-        proto=message["proto"],
-        scope=message["scope"],
-        unreachable=message["type"] == _RTN_UNREACHABLE,
-    )
 
 
 def _gone(error: NetlinkError) -> bool:
@@ -128,14 +48,17 @@ def _gone(error: NetlinkError) -> bool:
 
 
 class Rtnl:
-    """An open netlink socket; use it as an async context manager, in one event loop."""
+    """An open netlink socket; use it as an async context manager, in one event loop.
+
+    Tasks may share it. Every method raises NetlinkError when the kernel refuses, and StartError
+    when its answer is lost (see `rtnl_socket`); the next question may be asked all the same.
+    """
 
     def __init__(self) -> None:
-        self._ipr: Any = None
+        self._socket = RtnlSocket()
 
     async def __aenter__(self) -> Self:
-        self._ipr = AsyncIPRoute()
-        await self._ipr.setup_endpoint()
+        await self._socket.open()
         return self
 
     async def __aexit__(
@@ -144,63 +67,62 @@ class Rtnl:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._ipr.close()
+        self._socket.close()
 
     async def links(self) -> list[LinkInfo]:
         """Return all interfaces."""
-        return [_link(message) async for message in await self._ipr.link("dump")]
+        return [read_link(message) for message in await self._socket.dump("link")]
 
     async def link(self, name: str) -> LinkInfo | None:
         """Return one interface, or None."""
         try:
-            for message in await self._ipr.link("get", ifname=name):
-                return _link(message)
+            for message in await self._socket.ask("link", "get", ifname=name):
+                return read_link(message)
         except NetlinkError as error:
             if not _gone(error):
                 raise
         return None
 
     async def addresses(self, ifindex: int | None = None) -> list[AddressInfo]:
-        """Return the IPv4 addresses of one interface or of all."""
-        found = []
-        async for message in await self._ipr.addr("dump", family=socket.AF_INET):
-            local = message.get("local") or message.get("address")
-            if local is None or (ifindex is not None and message["index"] != ifindex):
-                continue
-            info = AddressInfo(
-                message["index"], IPv4Address(local), message["prefixlen"], message["scope"]
-            )
-            found.append(info)
-        return found
-
-    async def routes(self) -> list[RouteInfo]:
-        """Return the IPv4 routes of the main table."""
-        return [
-            _route(message)
-            async for message in await self._ipr.route("dump", family=socket.AF_INET)
-            if message.get("table", _RT_TABLE_MAIN) == _RT_TABLE_MAIN
-            and message["type"] in {_RTN_UNICAST, _RTN_UNREACHABLE}
+        """Return the IPv4 addresses of one interface or of all, in the kernel's order."""
+        found = [
+            read_address(message)
+            for message in await self._socket.dump("addr", family=socket.AF_INET)
         ]
+        return [info for info in found if ifindex in {None, info.ifindex}]
 
     async def our_routes(self) -> list[RouteInfo]:
-        """Return the routes that carry our protocol number."""
-        return [route for route in await self.routes() if route.proto == PROTO_TUNNELD]
+        """Return the routes of the main table that carry our protocol number."""
+        request = rtmsg()
+        request["family"] = socket.AF_INET
+        request["table"] = _RT_TABLE_MAIN
+        request["proto"] = PROTO_TUNNELD
+        request["type"] = 0
+        return [read_route(message) for message in await self._socket.dump_routes(request)]
 
     async def default_route(self) -> RouteInfo | None:
         """Return the default route with the lowest metric, or None."""
-        found = [
-            route for route in await self.routes() if route.dst.prefixlen == 0 and route.ifindex
-        ]
-        return min(found, key=lambda route: route.metric, default=None)
+        request = rtmsg()
+        request["family"] = socket.AF_INET
+        request["table"] = _RT_TABLE_MAIN
+        request["type"] = _RTN_UNICAST
+        messages = await self._socket.dump_routes(request, only_default=True)
+        found = [read_route(message) for message in messages]
+        return min(
+            (route for route in found if route.ifindex),
+            key=lambda route: route.metric,
+            default=None,
+        )
 
-    async def route_to(self, address: IPv4Address) -> int | None:
-        """Return the interface index by which the kernel reaches `address`, or None."""
+    async def route_to(self, address: IPv4Address) -> RouteInfo | None:
+        """Return the route that the kernel takes to `address` now, or None when there is none."""
         try:
-            for message in await self._ipr.route("get", dst=str(address)):
-                oif = message.get("oif")
-                return int(oif) if oif is not None else None
-        except NetlinkError:
-            return None
+            for message in await self._socket.ask("route", "get", dst=str(address)):
+                return read_route(message)
+        except NetlinkError as error:
+            # ENETUNREACH, EHOSTUNREACH, EACCES, EINVAL: no route, or one that refuses.
+            if error.code == errno.EPERM:
+                raise
         return None
 
     async def ensure_link(
@@ -222,7 +144,7 @@ class Rtnl:
         if info.up != up:
             wanted["state"] = "up" if up else "down"
         if wanted:
-            await self._ipr.link("set", index=info.index, **wanted)
+            await self._socket.ask("link", "set", index=info.index, **wanted)
         return bool(wanted)
 
     async def ensure_address(self, ifindex: int, address: IPv4Interface) -> bool:
@@ -230,7 +152,14 @@ class Rtnl:
         wanted = (address.ip, address.network.prefixlen)
         if wanted in {(i.address, i.prefix_len) for i in await self.addresses(ifindex)}:
             return False
-        await self._ipr.addr("replace", index=ifindex, address=str(address.ip), prefixlen=wanted[1])
+        await self._socket.ask(
+            "addr",
+            "replace",
+            index=ifindex,
+            address=str(address.ip),
+            prefixlen=wanted[1],
+            proto=PROTO_TUNNELD,
+        )
         return True
 
     async def ensure_route(
@@ -243,17 +172,23 @@ class Rtnl:
         metric: int = 0,
         scope: int = SCOPE_GLOBAL,
     ) -> bool:
-        """Have exactly this route for this destination and metric."""
+        """Have exactly this route for this destination and metric, in place of anybody's."""
         wanted = RouteInfo(dst, ifindex, via, metric, PROTO_TUNNELD, scope, unreachable=False)
-        if wanted in await self.routes():
+        if wanted in await self.our_routes():
             return False
         extra: dict[str, Any] = {"gateway": str(via)} if via else {}
         if onlink:
             extra["flags"] = _RTNH_F_ONLINK
         if metric:
             extra["priority"] = metric
-        await self._ipr.route(
-            "replace", dst=str(dst), oif=ifindex, proto=PROTO_TUNNELD, scope=scope, **extra
+        await self._socket.ask(
+            "route",
+            "replace",
+            dst=str(dst),
+            oif=ifindex,
+            proto=PROTO_TUNNELD,
+            scope=scope,
+            **extra,
         )
         return True
 
@@ -262,7 +197,8 @@ class Rtnl:
         for route in await self.our_routes():
             if route.dst == dst and route.unreachable and route.metric == METRIC_LAST:
                 return False
-        await self._ipr.route(
+        await self._socket.ask(
+            "route",
             "replace",
             dst=str(dst),
             type="unreachable",
@@ -286,8 +222,8 @@ class Rtnl:
         if route.metric:
             extra["priority"] = route.metric
         try:
-            await self._ipr.route(
-                "del", dst=str(route.dst), proto=route.proto, scope=route.scope, **extra
+            await self._socket.ask(
+                "route", "del", dst=str(route.dst), proto=route.proto, scope=route.scope, **extra
             )
         except NetlinkError as error:
             if _gone(error):
@@ -301,7 +237,7 @@ class Rtnl:
         if info is None:
             return False
         try:
-            await self._ipr.link("del", index=info.index)
+            await self._socket.ask("link", "del", index=info.index)
         except NetlinkError as error:
             if _gone(error):
                 return False

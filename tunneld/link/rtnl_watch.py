@@ -26,6 +26,8 @@ _KINDS = {
 }
 _INDEX_AT = 4  # of ifi_index and ifa_index behind the netlink header
 _BUFFER_BYTES = 4 << 20
+_DATAGRAMS_PER_TURN = 64
+"""Read before other tasks get their turn: a flood of routes must not stop the daemon."""
 _SO_RCVBUFFORCE = 33
 
 
@@ -78,17 +80,29 @@ async def watch(sock: socket.socket) -> AsyncIterator[KernelEvent]:
     loop = asyncio.get_running_loop()
     readable = asyncio.Event()
     loop.add_reader(sock.fileno(), readable.set)
+    budget = _DATAGRAMS_PER_TURN
+    lost = False
     try:
         while True:
+            budget -= 1
+            if budget == 0:
+                budget = _DATAGRAMS_PER_TURN
+                await asyncio.sleep(0)
             try:
                 data = sock.recv(1 << 16)
             except (BlockingIOError, InterruptedError):
+                if lost:
+                    lost = False
+                    yield KernelEvent("resync")
+                    continue
                 readable.clear()
                 await readable.wait()
             except OSError as error:
                 if error.errno != errno.ENOBUFS:
                     raise
-                yield KernelEvent("resync")
+                # Not yet: until the queue is empty the kernel goes on dropping and says nothing
+                # (NETLINK_S_CONGESTED), so a state that is compared now may already be stale.
+                lost = True
             else:
                 for event in parse(data):
                     yield event

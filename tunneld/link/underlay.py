@@ -1,8 +1,8 @@
-"""Choose the external interface, by flannel's rules (flannel `pkg/ip/match.go`).
+"""Choose the external interface, by flannel's rules (`pkg/ipmatch`, `pkg/ip/iface.go` v0.28).
 
 `--iface` entries in order (a name or an address), then `--iface-regex` entries in order (matched
-against addresses and names), then `--iface-can-reach`, else the interface of the default route.
-With only `--public-ip` set, the interface that bears it.
+against the addresses of all interfaces, then against their names), then `--iface-can-reach`. With
+none of these given: the interface that bears `--public-ip`, else that of the default route.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from ipaddress import AddressValueError, IPv4Address
+from ipaddress import AddressValueError, IPv4Address, IPv4Network
 from typing import TYPE_CHECKING
 
 from tunneld.errors import ConfigError, StartError
@@ -18,7 +18,6 @@ from tunneld.errors import ConfigError, StartError
 if TYPE_CHECKING:
     from tunneld.link.rtnl import AddressInfo, LinkInfo, Rtnl
 
-_SCOPE_UNIVERSE = 0
 _REMEDY = "name the external interface with --iface"
 
 
@@ -43,19 +42,39 @@ class Underlay:
 
 @dataclass(frozen=True, slots=True)
 class _Host:
-    """The interfaces and addresses of this host at one moment."""
+    """The interfaces and addresses of this host at one moment, in the kernel's order.
+
+    Attributes:
+        links: all interfaces.
+        addresses: of all interfaces.
+        network: the overlay network; what lies in it is no external address.
+    """
 
     links: list[LinkInfo]
     addresses: list[AddressInfo]
+    network: IPv4Network | None
 
-    def address_of(self, ifindex: int) -> IPv4Address | None:
-        """Return the first global address of an interface, as flannel takes it."""
-        for info in self.addresses:
-            if info.ifindex == ifindex and info.scope == _SCOPE_UNIVERSE:
-                return info.address
-        return None
+    def usable(self, ifindex: int) -> list[IPv4Address]:
+        """Return the addresses that flannel would take: global ones, then link-local ones."""
+        own = [
+            i.address for i in self.addresses if i.ifindex == ifindex and self.outside(i.address)
+        ]
+        return [a for a in own if _is_global(a)] + [a for a in own if a.is_link_local]
 
-    def link(self, ifindex: int) -> LinkInfo | None:
+    def outside(self, address: IPv4Address) -> bool:
+        return self.network is None or address not in self.network
+
+    def overlay_only(self, ifindex: int) -> bool:
+        """Whether an interface belongs to the overlay: our device, or the containers' bridge."""
+        own = [info.address for info in self.addresses if info.ifindex == ifindex]
+        return bool(own) and not any(self.outside(address) for address in own)
+
+    @property
+    def where(self) -> str:
+        """Return what an error message says about the addresses that do not count."""
+        return f" outside the Network {self.network}" if self.network else ""
+
+    def link(self, ifindex: int | None) -> LinkInfo | None:
         return next((link for link in self.links if link.index == ifindex), None)
 
     def named(self, name: str) -> LinkInfo | None:
@@ -67,13 +86,28 @@ class _Host:
                 return self.link(info.ifindex)
         return None
 
-    def describe(self) -> str:
-        """Return "eth0 (10.168.0.2), lo (127.0.0.1)" for error messages."""
+    def first(self, found: _Found) -> IPv4Address | None:
+        """Return the address to use of what a flag led to, or None when there is none."""
+        own = [found.address] if found.address else self.usable(found.link.index)
+        return next((address for address in own if self.outside(address)), None)
+
+    def __str__(self) -> str:
         words = []
         for link in self.links:
             own = [str(i.address) for i in self.addresses if i.ifindex == link.index]
             words.append(f"{link.name} ({', '.join(own) or 'no IPv4 address'})")
         return ", ".join(words)
+
+
+def _is_global(address: IPv4Address) -> bool:
+    """Whether Go's `IP.IsGlobalUnicast` says so; private addresses are global for it."""
+    return not (
+        address.is_unspecified
+        or address.is_loopback
+        or address.is_link_local
+        or address.is_multicast
+        or int(address) == 0xFFFFFFFF
+    )
 
 
 def _parse(text: str) -> IPv4Address | None:
@@ -83,54 +117,66 @@ def _parse(text: str) -> IPv4Address | None:
         return None
 
 
-def _take(
-    host: _Host, link: LinkInfo, address: IPv4Address | None, public: IPv4Address | None
-) -> Underlay:
-    own = address or host.address_of(link.index)
-    if own is None:
-        raise StartError(f"interface {link.name} has no IPv4 address", remedy=_REMEDY)
-    return Underlay(link.name, link.index, own, link.mtu, public or own)
-
-
-def _by_name(host: _Host, iface: Sequence[str], public: IPv4Address | None) -> Underlay | None:
-    for entry in iface:
-        address = _parse(entry)
-        link = host.bearer(address) if address else host.named(entry)
-        if link is not None and (address or host.address_of(link.index)):
-            return _take(host, link, address, public)
-    return None
-
-
-def _by_regex(host: _Host, patterns: Sequence[str], public: IPv4Address | None) -> Underlay | None:
-    for pattern in patterns:
-        try:
-            compiled = re.compile(pattern)
-        except re.error as error:
-            raise ConfigError(
-                f"{pattern!r} is not a regular expression: {error}",
-                field="iface-regex",
-                remedy="quote special characters with a backslash",
-            ) from error
-        # flannel tries the addresses of all interfaces first, then their names.
-        for info in host.addresses:
-            link = host.link(info.ifindex)
-            if link is not None and compiled.search(str(info.address)):
-                return _take(host, link, info.address, public)
-        for link in host.links:
-            if compiled.search(link.name) and host.address_of(link.index):
-                return _take(host, link, None, public)
-    return None
-
-
-def _public(text: str | None) -> IPv4Address | None:
-    if text is None:
-        return None
+def _parse_flag(text: str, flag: str) -> IPv4Address:
     address = _parse(text)
     if address is None:
-        raise ConfigError(
-            f"{text!r} is not an IPv4 address", field="public-ip", remedy="give four octets"
-        )
+        raise ConfigError(f"{text!r} is not an IPv4 address", field=flag, remedy="give four octets")
     return address
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """An interface that a flag led to, and the address if the flag led to one as well."""
+
+    link: LinkInfo
+    address: IPv4Address | None = None
+
+
+def _by_iface(host: _Host, entry: str) -> _Found | None:
+    address = _parse(entry)
+    link = host.bearer(address) if address else host.named(entry)
+    return _Found(link, address) if link else None
+
+
+def _by_regex(host: _Host, pattern: str) -> _Found | None:
+    try:
+        compiled = re.compile(pattern)
+    except re.error as error:
+        raise ConfigError(
+            f"{pattern!r} is not a regular expression: {error}",
+            field="iface-regex",
+            remedy="quote special characters with a backslash",
+        ) from error
+    for link in host.links:
+        for address in host.usable(link.index):
+            if compiled.search(str(address)):
+                return _Found(link, address)
+    for link in host.links:
+        if compiled.search(link.name) and not host.overlay_only(link.index):
+            return _Found(link)
+    return None
+
+
+async def _by_reach(rtnl: Rtnl, host: _Host, target: str) -> _Found | None:
+    route = await rtnl.route_to(_parse_flag(target, "iface-can-reach"))
+    link = host.link(route.ifindex) if route else None
+    # The address that the kernel would send from, which need not be the interface's first.
+    return _Found(link, route.source) if link and route else None
+
+
+async def _candidates(
+    rtnl: Rtnl,
+    host: _Host,
+    iface: Sequence[str],
+    iface_regex: Sequence[str],
+    can_reach: str | None,
+) -> list[tuple[str, _Found | None]]:
+    """Return what each flag leads to, in flannel's order."""
+    found = [(f"--iface {entry}", _by_iface(host, entry)) for entry in iface]
+    found += [(f"--iface-regex {pattern}", _by_regex(host, pattern)) for pattern in iface_regex]
+    if can_reach:
+        found.append((f"--iface-can-reach {can_reach}", await _by_reach(rtnl, host, can_reach)))
+    return found
 
 
 async def choose(
@@ -140,61 +186,66 @@ async def choose(
     iface_regex: Sequence[str] = (),
     can_reach: str | None = None,
     public_ip: str | None = None,
+    network: IPv4Network | None = None,
 ) -> Underlay:
     """Return the external interface.
+
+    Args:
+        rtnl: the kernel's links, addresses and routes.
+        iface: names or addresses, the first that exists is taken.
+        iface_regex: tried when no `iface` fits.
+        can_reach: an address; tried when no `iface_regex` fits.
+        public_ip: the address to announce; alone, it chooses the interface too.
+        network: the overlay network. Unlike flannel we choose again while we run, and then the
+            bridge and our own device would fit many a regex.
 
     Raises:
         StartError: no interface fits; names the flag and the interfaces there are.
         ConfigError: a regex or an address cannot be parsed.
     """
-    public = _public(public_ip)
-    host = _Host(await rtnl.links(), await rtnl.addresses())
-    if iface or iface_regex:
-        found = _by_name(host, iface, public) or _by_regex(host, iface_regex, public)
-        if found is None:
-            flags = [f"--iface {name}" for name in iface]
-            flags += [f"--iface-regex {pattern}" for pattern in iface_regex]
-            raise StartError(
-                f"no interface with an IPv4 address matches {', '.join(flags)};"
-                f" there are: {host.describe()}",
-                remedy="correct the flag, or leave it out to take the default route's interface",
-            )
-        return found
-    if can_reach is not None:
-        return await _reaching(rtnl, host, can_reach, public)
-    if public is not None:
+    public = _parse_flag(public_ip, "public-ip") if public_ip else None
+    host = _Host(await rtnl.links(), await rtnl.addresses(), network)
+    candidates = await _candidates(rtnl, host, iface, iface_regex, can_reach)
+    if not candidates:
+        return _take(host, await _without_flags(rtnl, host, public), public)
+    for _, found in candidates:
+        # flannel passes over an interface without an address as over one that does not exist.
+        if found and host.first(found):
+            return _take(host, found, public)
+    flags = ", ".join(flag for flag, _ in candidates)
+    raise StartError(
+        f"no interface with an IPv4 address{host.where} fits {flags}; there are: {host}",
+        remedy="correct the flag, or leave it out to take the default route's interface",
+    )
+
+
+async def _without_flags(rtnl: Rtnl, host: _Host, public: IPv4Address | None) -> _Found:
+    if public:
         link = host.bearer(public)
-        if link is not None:
-            return _take(host, link, public, public)
+        if link and host.outside(public):
+            return _Found(link, public)
         raise StartError(
-            f"no interface bears --public-ip {public}; there are: {host.describe()}",
-            remedy=f"{_REMEDY} as well (a host behind NAT)",
+            f"no interface bears --public-ip {public}{host.where}; there are: {host}",
+            remedy=f"{_REMEDY} as well if this host is behind NAT",
         )
-    return await _default(rtnl, host)
-
-
-async def _reaching(rtnl: Rtnl, host: _Host, target: str, public: IPv4Address | None) -> Underlay:
-    address = _parse(target)
-    if address is None:
-        raise ConfigError(
-            f"{target!r} is not an IPv4 address",
-            field="iface-can-reach",
-            remedy="give four octets",
-        )
-    ifindex = await rtnl.route_to(address)
-    link = host.link(ifindex) if ifindex is not None else None
-    if link is None:
-        raise StartError(f"no route to --iface-can-reach {target}", remedy=_REMEDY)
-    return _take(host, link, None, public)
-
-
-async def _default(rtnl: Rtnl, host: _Host) -> Underlay:
     route = await rtnl.default_route()
-    link = host.link(route.ifindex) if route is not None and route.ifindex else None
+    link = host.link(route.ifindex) if route else None
     if link is None:
         raise StartError(
-            f"there is no default route to take the external interface from;"
-            f" there are: {host.describe()}",
+            "there is no default route to take the external interface from, and no --iface;"
+            f" there are: {host}",
             remedy=_REMEDY,
         )
-    return _take(host, link, None, None)
+    return _Found(link)
+
+
+def _take(host: _Host, found: _Found, public: IPv4Address | None) -> Underlay:
+    link = found.link
+    address = host.first(found)
+    if address is None:
+        raise StartError(
+            f"interface {link.name} of the default route has no IPv4 address{host.where};"
+            f" there are: {host}",
+            remedy=_REMEDY,
+        )
+    return Underlay(link.name, link.index, address, link.mtu, public or address)

@@ -54,7 +54,21 @@ def render(document: Mapping[str, Any]) -> str:
         moved = {name: value for name, value in counters.items() if value}
         lines += ["", f"{direction}:"]
         lines += [f"  {name:<36} {value:>16,}" for name, value in moved.items()] or ["  (nothing)"]
+        lines += [f"  {name:<36} {value:>16.1f}" for name, value in ratios(counters).items()]
     return "\n".join(lines)
+
+
+def ratios(counters: Mapping[str, int]) -> dict[str, float]:
+    """Return what one direction's counters say about batching: packets per system call.
+
+    Args:
+        counters: of one direction; a superpacket counts as its packets.
+    """
+    return {
+        f"packets per {name} call": counters[f"packets_{verb}"] / counters[f"syscalls_{verb}"]
+        for name, verb in (("reading", "read"), ("writing", "written"))
+        if counters.get(f"packets_{verb}") and counters.get(f"syscalls_{verb}")
+    }
 
 
 def _head(document: Mapping[str, Any]) -> list[str]:
@@ -74,8 +88,17 @@ def _head(document: Mapping[str, Any]) -> list[str]:
         f"lease    {held}",
         f"store    {store['url']}, {store['state']}, {sync}",
     ]
+    if backend["offload"]:
+        words = (f"{name} {_word(value)}" for name, value in backend["offload"].items())
+        lines.insert(2, f"offload  {', '.join(words)}")
     repairs = ", ".join(f"{kind} {count}" for kind, count in backend.get("repairs", {}).items())
     return [*lines, f"repairs  {repairs}"] if repairs else lines
+
+
+def _word(value: bool | float | str) -> str:
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    return str(value)
 
 
 def _peers(document: Mapping[str, Any]) -> list[str]:

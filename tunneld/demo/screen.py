@@ -1,0 +1,115 @@
+"""What a lesson writes on: 100 columns, colours on a terminal only, one live line."""
+
+from __future__ import annotations
+
+import os
+import re
+import textwrap
+from typing import IO, TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+WIDTH = 100
+BOLD, DIM, CYAN, GREEN, YELLOW = "1", "2", "36", "32", "33"
+BAR = 30
+
+
+class Screen:
+    """Writes a lesson.
+
+    Args:
+        stream: where to; colours and the live line only if it is a terminal.
+    """
+
+    def __init__(self, stream: IO[str]) -> None:
+        self._stream = stream
+        self._live = stream.isatty()
+        self._colour = self._live and "NO_COLOR" not in os.environ
+        self._steps = 0
+
+    def paint(self, text: str, code: str) -> str:
+        """Return the text in a colour, where colours are wanted."""
+        return f"\033[{code}m{text}\033[0m" if self._colour else text
+
+    def line(self, text: str = "") -> None:
+        """Write one line."""
+        print(text, file=self._stream, flush=True)
+
+    def title(self, text: str) -> None:
+        """Write the head of the lesson."""
+        self.line(self.paint(text, BOLD))
+
+    def step(self, text: str) -> None:
+        """Begin a numbered step."""
+        self._steps += 1
+        self.line()
+        self.line(self.paint(f"{self._steps}  {text}", f"{BOLD};{CYAN}"))
+
+    def say(self, text: str) -> None:
+        """Write an explanation, wrapped."""
+        self.line(textwrap.fill(text, WIDTH - 3, initial_indent="   ", subsequent_indent="   "))
+
+    def command(self, host: str, command: str) -> None:
+        """Write a command that is run and the host where; long ones are continued by a backslash.
+
+        Without the host's name in front it can be pasted into a shell there.
+        """
+        prompt = f"   {host} $ "
+        # An option stays with its value; two columns are left for the backslash.
+        glued = re.sub(r"(--\S+) (?=[^-])", "\\1\0", command)
+        lines = textwrap.wrap(
+            glued, WIDTH - 2 - len(prompt), break_long_words=False, break_on_hyphens=False
+        )
+        for number, part in enumerate(lines):
+            start = self.paint(prompt, GREEN) if number == 0 else " " * len(prompt)
+            end = " \\" if number < len(lines) - 1 else ""
+            text = part.replace("\0", " ") + end
+            self.line(f"{start}{self.paint(text, BOLD)}")
+
+    def output(self, text: str, notes: Mapping[str, str] | None = None) -> None:
+        """Write what a command printed.
+
+        Args:
+            text: the lines.
+            notes: beginning of a line -> a remark that is set behind it.
+        """
+        lines = [raw.rstrip() for raw in text.rstrip().splitlines()]
+        column = max(len(line) for line in lines) + 5
+        for raw in lines:
+            shown = f"   {raw}"
+            for start, note in (notes or {}).items():
+                if raw.startswith(start):
+                    shown = shown.ljust(column) + self.paint(f"<- {note}", YELLOW)
+            self.line(shown)
+
+    def progress(self, seconds: float, of: float, text: str) -> None:
+        """Redraw the live line; on something that is not a terminal, write nothing."""
+        if self._live:
+            done = min(BAR, round(BAR * seconds / of))
+            bar = self.paint("█" * done, CYAN) + "░" * (BAR - done)
+            print(f"\r   {bar} {text}\033[K", end="", file=self._stream, flush=True)
+
+    def progress_done(self, text: str) -> None:
+        """Replace the live line by its result."""
+        if self._live:
+            print("\r\033[K", end="", file=self._stream)
+        self.line(f"   {text}")
+
+    def table(
+        self, head: Sequence[str], rows: Sequence[Sequence[str]], *, left: Sequence[int] = (0,)
+    ) -> None:
+        """Write a table; the columns in `left` are set left, the others right."""
+        widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
+
+        def render(row: Sequence[str]) -> str:
+            cells = [
+                cell.ljust(width) if i in left else cell.rjust(width)
+                for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+            ]
+            return "   " + "   ".join(cells).rstrip()
+
+        self.line(self.paint(render(head), BOLD))
+        self.line("   " + "-" * (sum(widths) + 3 * (len(widths) - 1)))
+        for row in rows:
+            self.line(render(row))
