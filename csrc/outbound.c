@@ -239,7 +239,10 @@ static void outbound_cut(struct outbound *o, const struct tnl_routes *table, int
 
 	if (limit > RUN_BYTES_MAX / frame->largest)
 		limit = RUN_BYTES_MAX / frame->largest;
-	if (plain || limit == 0)
+	/* More runs than a batch has room for: only where the kernel takes fewer segments than any
+	 * known one does. */
+	plain = plain || plan->count > limit * SUPERPACKET_RUNS;
+	if (plain)
 		limit = plan->count;
 	ip_decrement_ttl(frame->packet);
 	for (uint32_t i = 0; i < plan->count; i++) {

@@ -4,7 +4,8 @@
  *     test <- SOCK_SEQPACKET pair -> engine <- UDP on loopback -> peer
  *
  * The pair stands for the TUN: it keeps packets apart and does not block. Each test runs on each
- * rung and in each threading mode, and asserts conservation.
+ * rung and in each threading mode, and asserts conservation, and that a running engine allocates
+ * nothing. For the latter it must be linked with --wrap=malloc, --wrap=calloc and --wrap=realloc.
  */
 #include "check.h"
 
@@ -20,6 +21,7 @@
 #include "counters.h"
 #include "dataplane.h"
 #include "ip.h"
+#include "packets.h"
 #include "vnet.h"
 
 #define OWN_IP 0x7f000001u
@@ -37,15 +39,55 @@
 	"45000038000000000801e80364600100646001020300f13b00000000"                                 \
 	"45000020000100004011a801646001026460090903e807d0000c0000"
 
+/* Calls of the allocator: from anywhere, and from threads inside tnl_run(). */
+static uint64_t allocations, engine_allocations;
+static _Thread_local bool inside_engine;
+
+void *__real_malloc(size_t size);
+void *__real_calloc(size_t count, size_t size);
+void *__real_realloc(void *old, size_t size);
+void *__wrap_malloc(size_t size);
+void *__wrap_calloc(size_t count, size_t size);
+void *__wrap_realloc(void *old, size_t size);
+
+/** count_allocation() - note one call of the allocator */
+static void count_allocation(void)
+{
+	__atomic_add_fetch(inside_engine ? &engine_allocations : &allocations, 1, __ATOMIC_RELAXED);
+}
+
+/** __wrap_malloc() - what the linker puts in place of malloc() */
+void *__wrap_malloc(size_t size)
+{
+	count_allocation();
+	return __real_malloc(size);
+}
+
+/** __wrap_calloc() - what the linker puts in place of calloc() */
+void *__wrap_calloc(size_t count, size_t size)
+{
+	count_allocation();
+	return __real_calloc(count, size);
+}
+
+/** __wrap_realloc() - what the linker puts in place of realloc() */
+void *__wrap_realloc(void *old, size_t size)
+{
+	count_allocation();
+	return __real_realloc(old, size);
+}
+
 /** struct mode - how an engine runs
  * @batch:    packets per system call
  * @threads:  TNL_THREADS_*
  * @features: TNL_UDP_SEGMENT | ...
+ * @segments: of one UDP_SEGMENT message; 0: 63
  */
 struct mode {
 	uint32_t batch;
 	uint32_t threads;
 	uint32_t features;
+	uint32_t segments;
 };
 
 #define GSO (TNL_UDP_SEGMENT | TNL_UDP_GRO)
@@ -146,7 +188,9 @@ static void *worker_run(void *argument)
 {
 	struct worker *worker = argument;
 
+	inside_engine = true;
 	worker->result = tnl_run(worker->engine, worker->role);
+	inside_engine = false;
 	return NULL;
 }
 
@@ -224,7 +268,7 @@ static void bed_start(struct bed *bed, const struct mode *mode)
 					    .threads = mode->threads,
 					    .batch = mode->batch,
 					    .features = mode->features,
-					    .max_segments = 63,
+					    .max_segments = mode->segments ? mode->segments : 63,
 					    .icmp_rate = 100};
 	bed_bind(bed);
 	snapshot = snapshot_of(bed, 3);
@@ -268,6 +312,7 @@ static void bed_end(struct bed *bed)
 	bed_halt(bed);
 	check_conservation(bed, TNL_OUTBOUND);
 	check_conservation(bed, TNL_INBOUND);
+	CHECK_EQ(engine_allocations, 0);
 	tnl_free(bed->engine);
 	/* Borrowed means that they are still open. */
 	CHECK_EQ(close(bed->options.tun_fd), 0);
@@ -712,6 +757,131 @@ static void test_load(const struct mode *mode)
 	bed_end(&bed);
 }
 
+/* A packet of any size, behind its vnet header. */
+static uint8_t frame[VNET_HDR_BYTES + IP_PACKET_MAX];
+
+/**
+ * check_segments() - read what a superpacket became from the peer's socket, and check it
+ * @bed:     engine
+ * @spec:    the superpacket
+ * @size:    payload of each segment but the last
+ * @written: packets_written when all of it is sent
+ *
+ * Return: how many arrived; the peer's buffer has room for a few hundred
+ */
+static uint32_t check_segments(const struct bed *bed, const struct packet_spec *spec, uint32_t size,
+			       uint64_t written)
+{
+	uint8_t want[ANY_PACKET], got[ANY_PACKET];
+	uint32_t arrived = 0, next = 0;
+
+	for (bool all = false; !all;) {
+		ssize_t length;
+
+		/* Loopback delivers before the sender counts. */
+		all = word(bed, OUT_packets_written) == written ||
+		      !wait_for(bed, OUT_packets_written, word(bed, OUT_packets_written) + 1);
+		while ((length = recv(bed->peer, got, sizeof(got), MSG_DONTWAIT)) > 0) {
+			struct packet_spec part = *spec;
+			uint32_t n = get32(got + 24) / size;
+
+			CHECK(n >= next);
+			next = n + 1;
+			part.partial = 0;
+			part.ttl = 63;
+			part.id = (uint16_t)n;
+			part.at = part.sequence = n * size;
+			part.payload =
+				spec->payload - part.at < size ? spec->payload - part.at : size;
+			check_bytes("segment", got, (size_t)length, want,
+				    packet_build(&part, want));
+			arrived++;
+		}
+	}
+	return arrived;
+}
+
+/** test_superpacket_out() - a container's TSO packet goes to the peer as runs of its segments */
+static void test_superpacket_out(uint32_t segments, uint16_t size, uint32_t payload, uint32_t runs)
+{
+	struct mode mode = {
+		.batch = 64, .threads = TNL_THREADS_ONE, .features = OFFLOAD, .segments = segments};
+	struct packet_spec spec = {.source = 0x64600102,
+				   .destination = 0x64600205,
+				   .source_port = 40000,
+				   .destination_port = 80,
+				   .ttl = 64,
+				   .proto = PROTO_TCP,
+				   .flags = FLAG_ACK,
+				   .payload = payload,
+				   .partial = 1};
+	struct vnet_hdr vnet = {.flags = VNET_NEEDS_CSUM,
+				.gso_type = VNET_GSO_TCPV4,
+				.hdr_len = 40,
+				.gso_size = size,
+				.csum_start = 20,
+				.csum_offset = 16};
+	uint32_t count = (payload + size - 1) / size;
+	struct tnl_gauges gauges;
+	size_t length = VNET_HDR_BYTES + packet_build(&spec, frame + VNET_HDR_BYTES);
+	struct bed bed;
+
+	bed_start(&bed, &mode);
+	memcpy(frame, &vnet, VNET_HDR_BYTES);
+	/* Twice: large packets go plain the first time, to learn the path MTU. */
+	for (uint32_t i = 1; i <= 2; i++) {
+		uint32_t arrived;
+
+		if (send(bed.tun, frame, length, 0) != (ssize_t)length)
+			abort();
+		arrived = check_segments(&bed, &spec, size, (uint64_t)i * count);
+		CHECK(arrived == count || arrived > 100);
+	}
+	tnl_gauges(bed.engine, &gauges);
+	bed_end(&bed);
+	CHECK_EQ(gauges.downgrades_udp, 0);
+	CHECK_EQ(word(&bed, OUT_superpackets_read), 2);
+	CHECK_EQ(word(&bed, OUT_superpackets_written), runs);
+	CHECK_EQ(word(&bed, OUT_packets_written), 2 * count);
+	CHECK_EQ(word(&bed, OUT_bytes_written), 2 * (payload + 40 * count));
+}
+
+/** test_superpacket_in() - a sender's segments reach the pair as one superpacket */
+static void test_superpacket_in(const struct mode *mode)
+{
+	struct packet_spec spec = {.source = 0x64600205,
+				   .destination = 0x64600102,
+				   .source_port = 80,
+				   .destination_port = 40000,
+				   .ttl = 64,
+				   .proto = PROTO_TCP,
+				   .flags = FLAG_ACK,
+				   .payload = 1000};
+	struct vnet_hdr vnet = {0};
+	uint8_t packet[ANY_PACKET];
+	size_t length = 0;
+	struct bed bed;
+
+	bed_start(&bed, mode);
+	bed_halt(&bed);
+	for (uint32_t n = 0; n < 20; n++) {
+		spec.at = spec.sequence = n * 1000;
+		spec.id = (uint16_t)n;
+		from_peer(&bed, packet, packet_build(&spec, packet));
+	}
+	/* All of them wait now: one turn joins them. */
+	bed_run(&bed);
+	length = receive(bed.tun, frame, sizeof(frame));
+	CHECK_EQ(length, VNET_HDR_BYTES + 40 + 20000);
+	memcpy(&vnet, frame, VNET_HDR_BYTES);
+	CHECK_EQ(vnet.gso_type, VNET_GSO_TCPV4);
+	CHECK_EQ(vnet.gso_size, 1000);
+	bed_end(&bed);
+	CHECK_EQ(in_word(&bed, IN_packets_written), 20);
+	CHECK_EQ(in_word(&bed, IN_superpackets_written), 1);
+	CHECK_EQ(in_word(&bed, IN_syscalls_written), 1);
+}
+
 /** test_refused_options() - what cannot run is -EINVAL, and leaks nothing */
 static void test_refused_options(void)
 {
@@ -747,7 +917,16 @@ int main(void)
 		test_tun_gone(mode);
 		test_both_ways(mode);
 		test_load(mode);
+		if (mode->features & TNL_TSO)
+			test_superpacket_in(mode);
 	}
+	test_superpacket_out(63, 1432, 65495, 2);
+	test_superpacket_out(128, 1000, 20001, 2);
+	test_superpacket_out(63, 48, 65495, 44);
+	/* A limit that no kernel has, and the most segments that it could be asked to cut. */
+	test_superpacket_out(2, 48, 65495, 0);
 	test_refused_options();
+	/* Else the program was linked without --wrap. */
+	CHECK(allocations > 0);
 	return check_result("test_engine");
 }

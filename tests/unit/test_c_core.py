@@ -23,6 +23,8 @@ BUILDS = {
     "gcc-tsan": ["gcc", "-fsanitize=thread"],
 }
 """Name -> compiler and its sanitizers; threads are looked at in the engine's test alone."""
+WRAPPED = [f"-Wl,--wrap={name}" for name in ("malloc", "calloc", "realloc")]
+"""The engine's test counts allocations."""
 CASES = [
     pytest.param(program, build, id=f"{program.stem}-{build}")
     for program in PROGRAMS
@@ -70,7 +72,10 @@ def test_c_core(
     binary = tmp_path / program.stem
     objects = [str(path) for path in core(build)]
     linked = run(
-        [*BUILDS[build], *FLAGS, *WARNINGS, str(program), *objects, "-o", str(binary)],
+        [
+            *(*BUILDS[build], *FLAGS, *WARNINGS, str(program), *objects, "-o", str(binary)),
+            *(WRAPPED if program.stem == "test_engine" else []),
+        ]
     )
     assert linked.returncode == 0, linked.stderr
     result = run([*fixed_addresses(), str(binary)])
@@ -87,4 +92,6 @@ def test_every_program_is_found() -> None:
         "test_icmp",
         "test_routes",
         "test_engine",
+        "test_segment",
+        "test_coalesce",
     }
