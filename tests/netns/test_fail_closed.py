@@ -79,7 +79,7 @@ def repair(w: Wire) -> None:
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_nothing_leaves_in_clear(fault: str) -> None:
-    with wire(daemons=[1, 2]) as w:
+    with wire(daemons=[1, 2], lossy=True) as w:
         # Another container: the kernel tells one sender only about one packet a second.
         busy = w.one.add_container(9)
         wait_for_ping(w.one.container, w.two.container.address)
