@@ -8,7 +8,8 @@
                                                      +-- 127.0.0.2, another port: masqueraded
 
 An AF_UNIX SOCK_SEQPACKET pair stands for the TUN: like it, it keeps packets apart, is polled, and
-reads and writes one packet per call. The real TUN is used in tests/netns. Tests wait for states:
+reads and writes one packet per call; on rung offload behind a vnet header. The real TUN is used in
+tests/netns. Tests wait for states:
 `send_*` return once every packet has been counted and everything that was written has arrived.
 """
 
@@ -27,8 +28,10 @@ from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Address, IPv4Network
 from typing import TYPE_CHECKING
 
+from tests.dataplane.superpackets import cut_frame, to_frame
 from tunneld.dataplane import Route, RouteSnapshot
 from tunneld.dataplane.engine import Engine
+from tunneld.dataplane.probe import segment_limit
 from tunneld.dataplane.reference import Reference
 
 if TYPE_CHECKING:
@@ -36,7 +39,7 @@ if TYPE_CHECKING:
 
     from tunneld.dataplane import Dataplane
 
-RUNGS = ("python", "syscall", "mmsg")
+RUNGS = ("python", "syscall", "mmsg", "gso", "offload")
 HOST = "127.0.0.1"
 PEER2, PEER3, PEER4, STRANGER = "127.0.0.2", "127.0.0.3", "127.0.0.4", "127.0.0.9"
 SNAPSHOT = RouteSnapshot(
@@ -54,9 +57,11 @@ SNAPSHOT = RouteSnapshot(
     ),
 )
 DEADLINE_S = 10.0
+MAX_SEGMENTS = segment_limit() or 1
 CHUNK_PACKETS = 64
 CHUNK_BYTES = 64_000
 SO_MEMINFO = 55
+UDP_GRO = 104
 CLONE_NEWNET = 0x40000000
 
 # Drops that are answered by an ICMP error or counted as suppressed, in either direction.
@@ -138,7 +143,9 @@ class Bed:
         snapshot: RouteSnapshot = SNAPSHOT,
         icmp_rate: int = 1_000_000,
         sockets: dict[str, socket.socket] | None = None,
+        threads: str = "1",
     ) -> None:
+        self.vnet = rung == "offload"
         self.sockets = sockets or open_sockets(HOST, (PEER2, PEER3, PEER4, STRANGER))
         self.engine_socket = self.sockets.pop(next(iter(self.sockets)))
         self.port: int = self.engine_socket.getsockname()[1]
@@ -150,6 +157,8 @@ class Bed:
         self.tun, self.tun_fd = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.tun.setblocking(False)
         self.tun_fd.setblocking(False)
+        if rung in ("gso", "offload"):
+            self.engine_socket.setsockopt(socket.SOL_UDP, UDP_GRO, 1)
         self.snapshot = replace(snapshot, port=self.port)
         self.exits: list[OSError | None] = []
         self.fed = Counter[str]()
@@ -166,6 +175,9 @@ class Bed:
                 snapshot=self.snapshot,
                 rung=rung,
                 icmp_rate=icmp_rate,
+                threads=threads,
+                uso=True,
+                max_segments=MAX_SEGMENTS,
             )
 
     def start(self) -> None:
@@ -201,7 +213,16 @@ class Bed:
 
     async def send_tun(self, *packets: bytes) -> Outcome:
         """Let the kernel route packets to the TUN."""
-        return await self._send("outbound", packets, self.tun.send)
+        return await self._send("outbound", packets, self.feed)
+
+    def feed(self, packet: bytes) -> int:
+        """Put one packet into the TUN's queue; neither waits nor counts."""
+        return self.tun.send(to_frame(packet) if self.vnet else packet)
+
+    def drain_tun(self) -> list[bytes]:
+        """Everything that waits in the TUN now, as the packets that the kernel makes of it."""
+        frames = drain(self.tun)
+        return [packet for frame in frames for packet in cut_frame(frame)] if self.vnet else frames
 
     async def send_udp(self, sender: str, *datagrams: bytes) -> Outcome:
         """Let the socket at an address send datagrams to the engine's socket."""
@@ -242,7 +263,7 @@ class Bed:
         to_peers = new_out["packets_written"] + total(new_in, "icmp_sent_")
 
         def arrived() -> bool:
-            outcome.tun += drain(self.tun)
+            outcome.tun += self.drain_tun()
             for name, sock in self.sockets.items():
                 outcome.datagrams[name] += drain(sock)
             peers = sum(map(len, outcome.datagrams.values()))

@@ -22,7 +22,10 @@ if TYPE_CHECKING:
     from tests.dataplane.bed import Bed, Outcome
 
 # Volume of system calls depends on the rung; everything else must be equal.
-RUNG_DEPENDENT = ("syscalls_read", "syscalls_written", "syscalls_poll")
+RUNG_DEPENDENT = (
+    *("syscalls_read", "syscalls_written", "syscalls_poll"),
+    *("superpackets_read", "superpackets_written"),
+)
 SENDERS = (PEER2, PEER3, PEER4, STRANGER, "masqueraded")
 # Few addresses, so that packets meet the prefixes of the snapshots.
 ADDRESSES = st.one_of(

@@ -41,7 +41,7 @@ async def test_the_payload_is_the_bare_packet_with_a_smaller_ttl(bed: Bed) -> No
 
 
 async def test_a_datagram_leaves_from_the_port_to_the_port(bed: Bed) -> None:
-    bed.tun.send(GOLDEN_TTL_64)
+    bed.feed(GOLDEN_TTL_64)
     bed.fed["outbound"] += 1
     await bed.wait_for(bed.at_rest, "the packet was sent")
     _, source = bed.sockets[PEER2].recvfrom(2048)

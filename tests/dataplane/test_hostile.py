@@ -22,7 +22,13 @@ if TYPE_CHECKING:
     from tests.dataplane.conftest import OpenBed
 
 SEED = 20261121
-HOSTILE_DATAGRAMS = {"python": 20_000, "syscall": 100_000, "mmsg": 100_000}
+HOSTILE_DATAGRAMS = {
+    "python": 20_000,
+    "syscall": 100_000,
+    "mmsg": 100_000,
+    "gso": 50_000,
+    "offload": 50_000,
+}
 BURST = 2_000
 RSS_GROWTH_BYTES = 4 << 20
 US, PEER = "100.96.1.2", "100.96.2.3"
