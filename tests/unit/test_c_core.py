@@ -23,8 +23,8 @@ BUILDS = {
     "gcc-tsan": ["gcc", "-fsanitize=thread"],
 }
 """Name -> compiler and its sanitizers; threads are looked at in the engine's test alone."""
-WRAPPED = [f"-Wl,--wrap={name}" for name in ("malloc", "calloc", "realloc")]
-"""The engine's test counts allocations."""
+WRAPPED = [f"-Wl,--wrap={name}" for name in ("malloc", "calloc", "realloc", "sendmmsg", "writev")]
+"""The engine's test counts allocations and plays a kernel that refuses."""
 CASES = [
     pytest.param(program, build, id=f"{program.stem}-{build}")
     for program in PROGRAMS
