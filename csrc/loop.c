@@ -18,7 +18,7 @@
 #define BUSY_WINDOW_NS (1000ull * 1000)
 #define IDLE_WINDOW_NS (20ull * 1000 * 1000)
 #define IDLE_WINDOW_MS 20
-/* In a window: at least so many packets, and so many per wake-up, are a load for two threads. */
+/* At least so many packets per window, and so many per wake-up, are a load for two threads. */
 #define BUSY_PACKETS 128u
 #define BUSY_PER_WAKEUP 8u
 /* Fewer per wake-up than this are none; the gap between the two keeps it from flapping. */
@@ -145,14 +145,18 @@ static bool tun_is_gone(const struct pollfd *fds)
 static void main_judge(struct tnl_engine *engine, struct load *window)
 {
 	uint64_t now_ns = monotonic_ns();
+	uint64_t elapsed_ns = now_ns - window->since_ns;
+	uint64_t packets;
 	struct load now;
 
-	if (now_ns - window->since_ns < BUSY_WINDOW_NS)
+	if (elapsed_ns < BUSY_WINDOW_NS)
 		return;
 	now = load_read(engine, now_ns);
-	if (now.packets - window->packets >= BUSY_PACKETS &&
-	    now.packets - window->packets >= BUSY_PER_WAKEUP * (now.wakeups - window->wakeups) &&
-	    now_ns - window->since_ns < 2 * BUSY_WINDOW_NS)
+	packets = now.packets - window->packets;
+	/* A rate, since a window may be long: by sleep (no load) or by one long turn (a heavy one).
+	 */
+	if (packets * BUSY_WINDOW_NS >= BUSY_PACKETS * elapsed_ns &&
+	    packets >= BUSY_PER_WAKEUP * (now.wakeups - window->wakeups))
 		inbound_hand_over(engine, TNL_HELPER);
 	*window = now;
 }

@@ -5,8 +5,8 @@
  *
  * The pair stands for the TUN: it keeps packets apart and does not block. Each test runs on each
  * rung and in each threading mode, and asserts conservation, and that a running engine allocates
- * nothing. It must be linked with --wrap for malloc, calloc and realloc, to count, and for sendmmsg
- * and writev, to play a kernel that refuses superpackets.
+ * nothing. It must be linked with --wrap for malloc, calloc and realloc, to count, for sendmmsg and
+ * writev, to play a kernel that refuses superpackets, and for recvmmsg, to play a slow one.
  */
 #include "check.h"
 
@@ -23,6 +23,7 @@
 #include "dataplane.h"
 #include "ip.h"
 #include "packets.h"
+#include "udp_batch.h"
 #include "vnet.h"
 
 #define OWN_IP 0x7f000001u
@@ -81,6 +82,13 @@ void *__wrap_realloc(void *old, size_t size)
 /* What superpackets are refused with: none when zero. Set while no engine runs. */
 static int refuse_runs, refuse_frames;
 
+/* Each receive takes so much longer. Set while no engine runs. */
+static int receive_ms;
+
+int __real_recvmmsg(int fd, struct mmsghdr *messages, unsigned int count, int flags,
+		    struct timespec *timeout);
+int __wrap_recvmmsg(int fd, struct mmsghdr *messages, unsigned int count, int flags,
+		    struct timespec *timeout);
 int __real_sendmmsg(int fd, struct mmsghdr *messages, unsigned int count, int flags);
 ssize_t __real_writev(int fd, const struct iovec *iovs, int count);
 int __wrap_sendmmsg(int fd, struct mmsghdr *messages, unsigned int count, int flags);
@@ -97,6 +105,15 @@ int __wrap_sendmmsg(int fd, struct mmsghdr *messages, unsigned int count, int fl
 		return __real_sendmmsg(fd, messages, count, flags);
 	errno = refuse_runs;
 	return -1;
+}
+
+/** __wrap_recvmmsg() - as the kernel, but slower */
+int __wrap_recvmmsg(int fd, struct mmsghdr *messages, unsigned int count, int flags,
+		    struct timespec *timeout)
+{
+	if (receive_ms)
+		poll(NULL, 0, receive_ms);
+	return __real_recvmmsg(fd, messages, count, flags, timeout);
 }
 
 /** __wrap_writev() - refuse what says that it is a superpacket */
@@ -943,6 +960,66 @@ static void test_superpacket_in(const struct mode *mode)
 	CHECK_EQ(in_word(&bed, IN_syscalls_written), 1);
 }
 
+/** from_peer_run() - 63 packets in one message, which our socket takes as one */
+static void from_peer_run(const struct bed *bed)
+{
+	union segment_control control;
+	uint8_t packets[63 * 140], *at = packets;
+	struct sockaddr_in to = {.sin_family = AF_INET,
+				 .sin_port = htons(bed->port),
+				 .sin_addr.s_addr = htonl(OWN_IP)};
+	struct iovec iov = {packets, sizeof(packets)};
+	struct msghdr message = {.msg_name = &to,
+				 .msg_namelen = sizeof(to),
+				 .msg_iov = &iov,
+				 .msg_iovlen = 1,
+				 .msg_control = &control,
+				 .msg_controllen = sizeof(control)};
+	uint16_t size = 140;
+
+	for (uint32_t n = 0; n < 63; n++) {
+		struct packet_spec spec = segment_in(n);
+
+		spec.payload = 100;
+		spec.sequence = n * 100;
+		at += packet_build(&spec, at);
+	}
+	memset(&control, 0, sizeof(control));
+	control.header = (struct cmsghdr){.cmsg_len = CMSG_LEN(sizeof(size)),
+					  .cmsg_level = SOL_UDP,
+					  .cmsg_type = UDP_SEGMENT};
+	memcpy(CMSG_DATA(&control.header), &size, sizeof(size));
+	if (sendmsg(bed->peer, &message, 0) != (ssize_t)sizeof(packets))
+		abort();
+}
+
+/** test_long_turns() - a load so heavy that a turn lasts long is a load for two threads too */
+static void test_long_turns(void)
+{
+	static const struct mode mode = {
+		.batch = 64, .threads = TNL_THREADS_AUTO, .features = OFFLOAD};
+	uint64_t until = monotonic_ns() + PATIENCE_MS * 1000000ull;
+	int room = 1 << 20;
+	struct bed bed;
+
+	receive_ms = 3;
+	bed_start(&bed, &mode);
+	if (setsockopt(bed.options.udp_fd, SOL_SOCKET, SO_RCVBUF, &room, sizeof(room)))
+		abort();
+	while (threads_now(&bed) < 2 && monotonic_ns() < until) {
+		uint64_t want = in_word(&bed, IN_packets_read) + 63;
+
+		for (int run = 0; run < 40; run++)
+			from_peer_run(&bed);
+		CHECK(wait_for(&bed, OUTBOUND_COUNTER_COUNT + IN_packets_read, want));
+		while (recv(bed.tun, frame, sizeof(frame), MSG_DONTWAIT) > 0)
+			;
+	}
+	CHECK_EQ(threads_now(&bed), 2);
+	bed_end(&bed);
+	receive_ms = 0;
+}
+
 /** struct run_refusal - an errno for runs, and what it must lead to
  * @segments:   packets per message afterwards
  * @downgrades: for two superpackets
@@ -1078,6 +1155,7 @@ int main(void)
 	test_superpacket_out(63, 48, 65495, 44);
 	/* A limit that no kernel has, and the most segments that it could be asked to cut. */
 	test_superpacket_out(2, 48, 65495, 0);
+	test_long_turns();
 	test_runs_refused();
 	test_frames_refused();
 	test_refused_options();

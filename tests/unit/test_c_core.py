@@ -23,7 +23,10 @@ BUILDS = {
     "gcc-tsan": ["gcc", "-fsanitize=thread"],
 }
 """Name -> compiler and its sanitizers; threads are looked at in the engine's test alone."""
-WRAPPED = [f"-Wl,--wrap={name}" for name in ("malloc", "calloc", "realloc", "sendmmsg", "writev")]
+WRAPPED = [
+    f"-Wl,--wrap={name}"
+    for name in ("malloc", "calloc", "realloc", "sendmmsg", "recvmmsg", "writev")
+]
 """The engine's test counts allocations and plays a kernel that refuses."""
 CASES = [
     pytest.param(program, build, id=f"{program.stem}-{build}")
