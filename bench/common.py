@@ -60,6 +60,7 @@ class UdpResult:
         received: different datagrams that arrived.
         duplicates: arrivals of a number that was there already.
         reordered: arrivals after a higher number.
+        malformed: arrivals that are not, byte for byte, what was sent.
     """
 
     kpps: float
@@ -69,6 +70,7 @@ class UdpResult:
     received: int
     duplicates: int
     reordered: int
+    malformed: int
 
 
 def machine() -> dict[str, Any]:
@@ -148,6 +150,7 @@ def udp(
     size: int | str = 64,
     seconds: float = 2,
     pps: int = 0,
+    seed: int = 0,
 ) -> UdpResult:
     """Send datagrams from one container to another and count what arrives.
 
@@ -157,9 +160,10 @@ def udp(
         size: UDP payload, bytes, or a range such as "64-127".
         seconds: how long to send.
         pps: datagrams per second; 0: as fast as one CPU can.
+        seed: of the sizes of a range.
     """
     with _listening(receiver, "recv") as counter:
-        where = [str(receiver.address), str(UDP_PORT), str(size), str(seconds), str(pps)]
+        where = [str(receiver.address), str(UDP_PORT), str(size), str(seconds), str(pps), str(seed)]
         sent = json.loads(sender.run([str(udpgen()), "send", *where]).stdout)
         got = json.loads(counter.stdout.readline() if counter.stdout else "{}")
     return UdpResult(
@@ -170,6 +174,7 @@ def udp(
         received=got["received"],
         duplicates=got["duplicates"],
         reordered=got["reordered"],
+        malformed=got["malformed"],
     )
 
 

@@ -2,16 +2,19 @@
  * udpgen.c - send and count small UDP datagrams, many per system call.
  *
  *   udpgen recv PORT                               count until nothing came for half a second
- *   udpgen send ADDRESS PORT SIZE SECONDS [PPS]    send as fast as possible, or PPS per second
+ *   udpgen send ADDRESS PORT SIZE SECONDS [PPS [SEED]]
+ *                                                  send as fast as possible, or PPS per second
  *   udpgen echo PORT                               send every datagram back, until killed
  *   udpgen ping ADDRESS PORT SIZE SECONDS          one datagram at a time: round trips
  *
- * SIZE is a figure or a range (64-127): then sizes vary from one datagram to the next, so that
- * nothing on the way can join them.
+ * SIZE is a figure or a range (64-127): then sizes are random, the same ones for the same SEED (0
+ * unless given), so that nothing on the way can join the datagrams. What is larger than the MTU
+ * leaves in fragments.
  *
- * Each datagram begins with a 64-bit sequence number in host byte order (both ends run on one
- * machine). The receiver keeps one bit per number, so it tells loss from duplication, and counts a
- * datagram as reordered when a higher number came before it. Both print one line of JSON; the
+ * Each datagram begins with a 64-bit sequence number and its length in 32 bits, in host byte order
+ * (both ends run on one machine); a pattern follows. The receiver keeps one bit per number, so it
+ * tells loss from duplication, counts a datagram as reordered when a higher number came before it,
+ * and as malformed when it is not, byte for byte, what was sent. Both print one line of JSON; the
  * receiver first prints "ready" once its socket is bound.
  */
 #define _GNU_SOURCE
@@ -27,7 +30,10 @@
 #include <unistd.h>
 
 #define BATCH 64
-#define SLOT 2048
+#define SIZE_MAX_BYTES 16384
+/* No power of two: slots would share their cache lines' sets. */
+#define SLOT (SIZE_MAX_BYTES + 128)
+#define HEADER 12
 #define RCVBUF (8 << 20)
 #define IDLE_MS 500
 #define MAX_SEQ (UINT64_C(1) << 32)
@@ -70,17 +76,34 @@ static void reserve(struct tally *tally, uint64_t seq)
 	tally->capacity = capacity;
 }
 
-/** count() - enter one datagram of @length bytes into the tally */
-static void count(struct tally *tally, const uint8_t *data, size_t length)
+/** fill() - what stands behind the header of every datagram */
+static void fill(uint8_t *slot)
 {
-	uint64_t seq;
+	for (uint32_t i = HEADER; i < SLOT; i++)
+		slot[i] = (uint8_t)(i * 2654435761u >> 24);
+}
 
-	if (length < sizeof(seq)) {
-		tally->malformed++;
-		return;
+/** stamp() - number a datagram of @length bytes */
+static void stamp(uint8_t *slot, uint64_t seq, size_t length)
+{
+	uint32_t word = (uint32_t)length;
+
+	memcpy(slot, &seq, sizeof(seq));
+	memcpy(slot + sizeof(seq), &word, sizeof(word));
+}
+
+/** count() - enter one datagram of @length bytes into the tally; @want is a filled slot */
+static void count(struct tally *tally, const uint8_t *data, size_t length, const uint8_t *want)
+{
+	uint32_t word = 0;
+	uint64_t seq = MAX_SEQ;
+
+	if (length >= HEADER) {
+		memcpy(&seq, data, sizeof(seq));
+		memcpy(&word, data + sizeof(seq), sizeof(word));
 	}
-	memcpy(&seq, data, sizeof(seq));
-	if (seq >= MAX_SEQ) {
+	if (seq >= MAX_SEQ || word != length ||
+	    memcmp(data + HEADER, want + HEADER, length - HEADER) != 0) {
 		tally->malformed++;
 		return;
 	}
@@ -108,7 +131,7 @@ static void set_buffer(int fd, int forced, int plain)
 
 static int receive(uint16_t port)
 {
-	static uint8_t slots[BATCH][SLOT];
+	static uint8_t slots[BATCH][SLOT], want[SLOT];
 	struct sockaddr_in local = {.sin_family = AF_INET, .sin_port = htons(port)};
 	struct mmsghdr messages[BATCH] = {0};
 	struct iovec vectors[BATCH];
@@ -125,6 +148,7 @@ static int receive(uint16_t port)
 		messages[i].msg_hdr.msg_iov = &vectors[i];
 		messages[i].msg_hdr.msg_iovlen = 1;
 	}
+	fill(want);
 	puts("ready");
 	fflush(stdout);
 	for (;;) {
@@ -144,7 +168,7 @@ static int receive(uint16_t port)
 		if (tally.first == 0)
 			tally.first = tally.last;
 		for (int i = 0; i < got; i++)
-			count(&tally, slots[i], messages[i].msg_len);
+			count(&tally, slots[i], messages[i].msg_len, want);
 	}
 	printf("{\"received\": %" PRIu64 ", \"duplicates\": %" PRIu64 ", \"reordered\": %" PRIu64
 	       ", \"malformed\": %" PRIu64 ", \"seconds\": %.6f}\n",
@@ -171,17 +195,29 @@ static int connect_to(const char *address, uint16_t port)
 	return fd;
 }
 
+/** random_of() - splitmix64: the same sizes in every run with one seed */
+static uint64_t random_of(uint64_t number)
+{
+	uint64_t z = (number + 1) * UINT64_C(0x9e3779b97f4a7c15);
+
+	z = (z ^ z >> 30) * UINT64_C(0xbf58476d1ce4e5b9);
+	z = (z ^ z >> 27) * UINT64_C(0x94d049bb133111eb);
+	return z ^ z >> 31;
+}
+
 static int send_all(const char *address, uint16_t port, size_t size, size_t spread, double seconds,
-		    double pps)
+		    double pps, uint64_t seed)
 {
 	static uint8_t slots[BATCH][SLOT];
 	struct mmsghdr messages[BATCH] = {0};
 	struct iovec vectors[BATCH];
 	uint64_t seq = 0, failed = 0;
 	double begin, end;
+	uint64_t first = random_of(seed);
 	int fd = connect_to(address, port);
 
 	for (int i = 0; i < BATCH; i++) {
+		fill(slots[i]);
 		vectors[i] = (struct iovec){slots[i], size};
 		messages[i].msg_hdr.msg_iov = &vectors[i];
 		messages[i].msg_hdr.msg_iovlen = 1;
@@ -204,9 +240,8 @@ static int send_all(const char *address, uint16_t port, size_t size, size_t spre
 		for (unsigned int i = 0; i < batch; i++) {
 			uint64_t number = seq + i;
 
-			memcpy(slots[i], &number, sizeof(number));
-			/* Knuth's hash: sizes that look random and are the same in every run. */
-			vectors[i].iov_len = size + (number * 2654435761u >> 16) % spread;
+			vectors[i].iov_len = size + random_of(first + number) % spread;
+			stamp(slots[i], number, vectors[i].iov_len);
 		}
 		sent = sendmmsg(fd, messages, batch, 0);
 		/* A refused datagram is one that did not arrive: its number is used up. */
@@ -297,7 +332,7 @@ static size_t sizes(const char *text, size_t *spread)
 	long low = strtol(text, &rest, 10);
 	long high = *rest == '-' ? strtol(rest + 1, &rest, 10) : low;
 
-	if (*rest || low < 8 || high < low || high > SLOT)
+	if (*rest || low < HEADER || high < low || high > SIZE_MAX_BYTES)
 		return 0;
 	*spread = (size_t)(high - low) + 1;
 	return (size_t)low;
@@ -314,17 +349,18 @@ int main(int argc, char **argv)
 			    atof(argv[5]));
 	if (argc == 3 && !strcmp(argv[1], "recv"))
 		return receive((uint16_t)atoi(argv[2]));
-	if ((argc == 6 || argc == 7) && !strcmp(argv[1], "send")) {
+	if (argc >= 6 && argc <= 8 && !strcmp(argv[1], "send")) {
 		size_t size = sizes(argv[4], &spread);
 
 		if (size)
 			return send_all(argv[2], (uint16_t)atoi(argv[3]), size, spread,
-					atof(argv[5]), argc == 7 ? atof(argv[6]) : 0);
+					atof(argv[5]), argc > 6 ? atof(argv[6]) : 0,
+					argc > 7 ? strtoull(argv[7], NULL, 10) : 0);
 	}
 	fprintf(stderr,
-		"usage: udpgen recv PORT | udpgen send ADDRESS PORT SIZE SECONDS [PPS]\n"
+		"usage: udpgen recv PORT | udpgen send ADDRESS PORT SIZE SECONDS [PPS [SEED]]\n"
 		"       udpgen echo PORT | udpgen ping ADDRESS PORT SIZE SECONDS\n"
-		"SIZE: 8-%d bytes, or a range such as 64-127\n",
-		SLOT);
+		"SIZE: %d to %d bytes, or a range such as 64-127\n",
+		HEADER, SIZE_MAX_BYTES);
 	return 2;
 }
