@@ -29,14 +29,15 @@ from tunneld.run_dir import RunDirLock
 from tunneld.service import Parts, Service, underlay_fields
 from tunneld.store import NoNetworkConfigError, StoreUnavailableError
 from tunneld.store.registry import open_store
-from tunneld.subnet_map import SubnetMap
+from tunneld.subnet_map import SubnetMap, readable_leases
 from tunneld.supervise import Backoff
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Sequence
     from ipaddress import IPv4Network
 
     from tunneld.config import Config
+    from tunneld.lease import Lease
     from tunneld.link.underlay import Underlay
     from tunneld.netconf import NetworkConfig
     from tunneld.store import Store
@@ -130,7 +131,12 @@ class Daemon:
 
         underlay = await choose_underlay()
         log.info("external interface", extra=underlay_fields(underlay))
-        options = _backend_options(config, network, fail)
+
+        async def leases() -> list[Lease]:
+            entries = await self._until_store_answers("list the leases", store.list_entries)
+            return readable_leases(entries)
+
+        options = _backend_options(config, network, source, leases, fail)
         backend = open_backend(network.backend_type, source, options, rtnl)
         stack.push_async_callback(backend.stop)
         attrs = await backend.prepare(underlay)
@@ -204,7 +210,11 @@ async def _choose_underlay(rtnl: Rtnl, config: Config, network: IPv4Network) -> 
 
 
 def _backend_options(
-    config: Config, network: NetworkConfig, fail: Callable[[BaseException], None]
+    config: Config,
+    network: NetworkConfig,
+    source: str,
+    leases: Callable[[], Awaitable[Sequence[Lease]]],
+    fail: Callable[[BaseException], None],
 ) -> BackendOptions:
     return BackendOptions(
         network=network.network,
@@ -212,7 +222,11 @@ def _backend_options(
         mtu=network.mtu,
         dataplane=config.dataplane,
         threads=config.threads,
+        queues=config.queues,
         source_check=config.source_check,
         allow_sources=config.allow_sources,
         on_failure=fail,
+        backend=network.backend,
+        source=source,
+        leases=leases,
     )

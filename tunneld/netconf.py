@@ -21,7 +21,10 @@ FLANNEL_BACKENDS = frozenset(
     ("alloc", "extension", "host-gw", "ipip", "ipsec", "tencent-vpc", "udp", "vxlan", "wireguard")
 )
 
-_DEFAULT_PORTS = {"udp": 8285, "vxlan": 8472}
+# Ours: VXLAN as flannel had it before v0.9, with the daemon answering the kernel's misses.
+OWN_BACKENDS = frozenset(("vxlan-miss",))
+
+_DEFAULT_PORTS = {"udp": 8285, "vxlan": 8472, "vxlan-miss": 8472}
 _MIN_NETWORK_LEN = 28
 _MAX_SUBNET_LEN = 30
 _WIDE_NETWORK_LEN = 22
@@ -44,7 +47,7 @@ class NetworkConfig:
         subnet_len: prefix length of the subnets to lease.
         subnet_min: base address of the first subnet that may be leased.
         subnet_max: base address of the last one.
-        backend_type: one of `FLANNEL_BACKENDS`, in lower case.
+        backend_type: one of `FLANNEL_BACKENDS` or `OWN_BACKENDS`, in lower case.
         port: UDP port of the backend; 0 for backends without one.
         mtu: MTU of the overlay device in bytes; None: derived from the underlay.
         backend: the Backend object as it stands in the document; read it through `option`.
@@ -224,7 +227,7 @@ def _backend_type(
         # flannel's default holds only while there is no Backend object at all.
         message = f'unknown backend type: "" (add "Type" beside {gojson.shown(", ".join(backend))})'
         raise refuse("Backend.Type", message)
-    if backend_type not in FLANNEL_BACKENDS:
+    if backend_type not in FLANNEL_BACKENDS | OWN_BACKENDS:
         name = backend_type if backend_type.isascii() and backend_type.isprintable() else ""
         raise refuse(
             "Backend.Type", f"unknown backend type: {name[:60] or gojson.shown(backend_type)}"

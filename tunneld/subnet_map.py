@@ -12,6 +12,7 @@ subnet. Overlaps of different lengths are legal; the packet path lets the longes
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Network
 from types import MappingProxyType
@@ -212,6 +213,16 @@ class SubnetMap:
                 self._quarantined[key] = reason
                 quarantined.append((key, reason))
         return tuple(quarantined), tuple(released)
+
+
+def readable_leases(entries: Iterable[Entry]) -> list[Lease]:
+    """Return every entry that is wholly a lease; admission is not asked, our own is among them."""
+    leases = []
+    for entry in entries:
+        with contextlib.suppress(LeaseFormatError):
+            name = parse_key(entry.key)
+            leases.append(Lease(name.subnet, parse_attrs(entry.value), name.subnet6, entry.key))
+    return leases
 
 
 def claim_rank(entry: Entry, subnet: IPv4Network) -> tuple[int, bool, bool, str]:

@@ -7,7 +7,7 @@ changed, and `stop`. Everything a backend does to the kernel is idempotent.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from ipaddress import IPv4Network
 from typing import TYPE_CHECKING, Protocol
@@ -29,8 +29,10 @@ class BackendStatus:
         dataplane: the rung that runs ("kernel" for kernel backends).
         threads: packet threads of this process.
         offload: gauges of effective features.
+        queues: packets that each queue has read since the packet path began, by direction.
         repairs: what was repaired, by kind, since start.
         forwarding: False while the device or the packet path is down.
+        skipped: subnet -> reason of each peer that this backend cannot reach (`skipped.py`).
     """
 
     type: str
@@ -41,6 +43,8 @@ class BackendStatus:
     offload: Mapping[str, int | bool | str] = field(default_factory=dict)
     repairs: Mapping[str, int] = field(default_factory=dict)
     forwarding: bool = True
+    queues: Sequence[Mapping[str, int]] = ()
+    skipped: Mapping[str, str] = field(default_factory=dict)
 
 
 class Backend(Protocol):
@@ -91,6 +95,10 @@ class Backend(Protocol):
         ...
 
 
+async def _no_leases() -> Sequence[Lease]:
+    return ()
+
+
 @dataclass(frozen=True, slots=True)
 class BackendOptions:
     """What a backend takes from the network config and from the command line.
@@ -104,6 +112,11 @@ class BackendOptions:
         source_check: "peer", "strict" or "off".
         allow_sources: the `--allow-source` prefixes.
         on_failure: called when the backend cannot go on; the daemon ends with exit code 1.
+        backend: the Backend object of the network config as it stands there; each backend reads
+            its own options out of it (`tunneld.backend.config`).
+        source: where the network config came from, for errors.
+        leases: returns every readable lease of the store as of now, our own too.
+        queues: the `--queues` choice: of the TUN, each with a socket and threads of its own.
     """
 
     network: IPv4Network
@@ -114,3 +127,7 @@ class BackendOptions:
     source_check: str
     allow_sources: tuple[IPv4Network, ...]
     on_failure: Callable[[BaseException], None]
+    backend: Mapping[str, object] = field(default_factory=dict)
+    source: str = ""
+    leases: Callable[[], Awaitable[Sequence[Lease]]] = _no_leases
+    queues: int = 1
