@@ -87,7 +87,7 @@ def measure(cluster: Cluster, name: str, seconds: int) -> dict[str, float]:
         "udp_mixed_kpps": mixed.kpps,
         "udp_mixed_reordered": mixed.reordered,
     }
-    return metrics | common.ping_pong(one, other, seconds=seconds)
+    return metrics | common.ping_pong(one, other, seconds=seconds).figures
 
 
 def run_setting(setting: str, *, rounds: int, seconds: int) -> list[Run]:

@@ -1,14 +1,11 @@
-"""What the benchmark scripts share: the machine, its CPU time, statistics, the UDP generator."""
+"""What the benchmark scripts share: the UDP generator, and how they speak to a person."""
 
 from __future__ import annotations
 
 import contextlib
-import datetime as dt
 import hashlib
 import json
 import os
-import platform
-import statistics
 import subprocess
 import sys
 import time
@@ -16,36 +13,34 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bench.machine import machine, machine_line
+from bench.stats import Spread
 from tunneld.lab import netns, process
 from tunneld.lab.machine import cpu_seconds
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
+    from contextlib import AbstractContextManager
 
     from tunneld.lab import Container
 
-__all__ = ["Spread", "UdpResult", "cpu_seconds", "machine", "say", "udp", "udpgen"]
+__all__ = [
+    "PingResult",
+    "Spread",
+    "UdpResult",
+    "cpu_seconds",
+    "machine",
+    "machine_line",
+    "ping_pong",
+    "say",
+    "udp",
+    "udpgen",
+]
 
 SOURCE = Path(__file__).with_name("udpgen.c")
 UDP_PORT = 9000
-
-
-@dataclass(frozen=True, slots=True)
-class Spread:
-    """Median and range of one figure over the rounds."""
-
-    median: float
-    low: float
-    high: float
-
-    @classmethod
-    def of(cls, values: Sequence[float]) -> Spread:
-        """Summarise at least one value."""
-        return cls(statistics.median(values), min(values), max(values))
-
-    def text(self, form: str = ".2f") -> str:
-        """Return "median (low-high)"."""
-        return f"{self.median:{form}} ({self.low:{form}}-{self.high:{form}})"
+GRACE_S = 15.0
+"""Seconds that a generator may take beyond its load; then it is killed and the run has failed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,32 +68,25 @@ class UdpResult:
     malformed: int
 
 
-def machine() -> dict[str, Any]:
-    """Describe this machine and the day, so that figures can be read later."""
-    cpu = next(
-        (
-            line.split(":", 1)[1].strip()
-            for line in Path("/proc/cpuinfo").read_text().splitlines()
-            if line.startswith("model name")
-        ),
-        platform.machine(),
-    )
-    return {
-        "date": dt.datetime.now(tz=dt.UTC).date().isoformat(),
-        "cpu": cpu,
-        "cpus": os.cpu_count(),
-        "kernel": platform.release(),
-        "python": platform.python_version(),
-    }
+@dataclass(frozen=True, slots=True)
+class PingResult:
+    """Round trips of one run.
 
+    Attributes:
+        figures: `count`, `lost` and `rtt_us_min`, `_p50`, `_p90`, `_p99`, `_p999`, `_max` and
+            `_mean` in microseconds.
+        histogram: (upper bound in microseconds, round trips below it and above the one before).
+    """
 
-def machine_line() -> str:
-    """Return the same as one line of text."""
-    what = machine()
-    return (
-        f"{what['date']}, {what['cpus']} x {what['cpu']}, Linux {what['kernel']},"
-        f" Python {what['python']}"
-    )
+    figures: dict[str, float]
+    histogram: list[tuple[float, int]]
+
+    @classmethod
+    def parse(cls, text: str) -> PingResult:
+        """Read what `udpgen ping` printed."""
+        figures = json.loads(text)
+        histogram = [(bound, count) for bound, count in figures.pop("histogram")]
+        return cls({name: float(value) for name, value in figures.items()}, histogram)
 
 
 def udpgen() -> Path:
@@ -131,16 +119,25 @@ def _listening(container: Container, mode: str) -> Iterator[subprocess.Popen[str
         process.stop([listener])
 
 
-def ping_pong(one: Container, other: Container, *, seconds: float = 2) -> dict[str, float]:
+def ping_pong(
+    one: Container,
+    other: Container,
+    *,
+    seconds: float = 2,
+    meter: AbstractContextManager[object] | None = None,
+) -> PingResult:
     """Send one datagram of 64 bytes at a time there and back.
 
-    Returns:
-        `count`, `lost`, `rtt_us_min`, `rtt_us_p50` and `rtt_us_p99` (microseconds).
+    Args:
+        one: who asks.
+        other: who answers.
+        seconds: how long.
+        meter: entered around the load alone.
     """
-    with _listening(other, "echo"):
-        where = [str(other.address), str(UDP_PORT), "64", str(seconds)]
-        text = one.run([str(udpgen()), "ping", *where]).stdout
-    return {name: float(value) for name, value in json.loads(text).items()}
+    argv = [str(udpgen()), "ping", str(other.address), str(UDP_PORT), "64", str(seconds)]
+    with _listening(other, "echo"), meter or contextlib.nullcontext():
+        text = one.run(argv, timeout=seconds + GRACE_S).stdout
+    return PingResult.parse(text)
 
 
 def udp(
@@ -151,6 +148,7 @@ def udp(
     seconds: float = 2,
     pps: int = 0,
     seed: int = 0,
+    meter: AbstractContextManager[object] | None = None,
 ) -> UdpResult:
     """Send datagrams from one container to another and count what arrives.
 
@@ -161,10 +159,13 @@ def udp(
         seconds: how long to send.
         pps: datagrams per second; 0: as fast as one CPU can.
         seed: of the sizes of a range.
+        meter: entered around the load alone.
     """
     with _listening(receiver, "recv") as counter:
         where = [str(receiver.address), str(UDP_PORT), str(size), str(seconds), str(pps), str(seed)]
-        sent = json.loads(sender.run([str(udpgen()), "send", *where]).stdout)
+        argv = [str(udpgen()), "send", *where]
+        with meter or contextlib.nullcontext():
+            sent = json.loads(sender.run(argv, timeout=seconds + GRACE_S).stdout)
         got = json.loads(counter.stdout.readline() if counter.stdout else "{}")
     return UdpResult(
         kpps=got["received"] / sent["seconds"] / 1e3,

@@ -4,7 +4,7 @@
  *   udpgen recv PORT                               count until nothing came for half a second
  *   udpgen send ADDRESS PORT SIZE SECONDS [PPS [SEED]]
  *                                                  send as fast as possible, or PPS per second
- *   udpgen echo PORT                               send every datagram back, until killed
+ *   udpgen echo PORT                               send every datagram back, for an hour at most
  *   udpgen ping ADDRESS PORT SIZE SECONDS          one datagram at a time: round trips
  *
  * SIZE is a figure or a range (64-127): then sizes are random, the same ones for the same SEED (0
@@ -15,7 +15,8 @@
  * (both ends run on one machine); a pattern follows. The receiver keeps one bit per number, so it
  * tells loss from duplication, counts a datagram as reordered when a higher number came before it,
  * and as malformed when it is not, byte for byte, what was sent. Both print one line of JSON; the
- * receiver first prints "ready" once its socket is bound.
+ * receiver first prints "ready" once its socket is bound. The histogram of ping is a list of [upper
+ * bound in us, count].
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -37,6 +38,11 @@
 #define RCVBUF (8 << 20)
 #define IDLE_MS 500
 #define MAX_SEQ (UINT64_C(1) << 32)
+/* Each bound of the histogram is 1/16 octave (4.4 %) above the one below it. */
+#define BOUND_STEP 1.0442737824274138
+/* Nobody waits for a generator longer than this, whatever becomes of its other end. */
+#define GRACE_S 10
+#define LISTEN_S 3600
 
 /** struct tally - what the receiver has seen so far */
 struct tally {
@@ -283,16 +289,47 @@ static _Noreturn void echo(uint16_t port)
 
 static int by_size(const void *a, const void *b)
 {
-	const float *x = a, *y = b;
+	const double *x = a, *y = b;
 
 	return (*x > *y) - (*x < *y);
+}
+
+/** at() - the value below which @share of the sorted values lie */
+static double at(const double *rtt, size_t count, double share)
+{
+	return count ? rtt[(size_t)((double)count * share)] : 0;
+}
+
+/** print_rtt() - one line of JSON about @count sorted round trips in microseconds */
+static void print_rtt(const double *rtt, size_t count, size_t lost)
+{
+	const char *comma = "";
+	double bound = 1, sum = 0;
+
+	for (size_t i = 0; i < count; i++)
+		sum += rtt[i];
+	printf("{\"count\": %zu, \"lost\": %zu, \"rtt_us_min\": %.1f, \"rtt_us_p50\": %.1f, "
+	       "\"rtt_us_p90\": %.1f, \"rtt_us_p99\": %.1f, \"rtt_us_p999\": %.1f, "
+	       "\"rtt_us_max\": %.1f, \"rtt_us_mean\": %.1f, \"histogram\": [",
+	       count, lost, at(rtt, count, 0), at(rtt, count, 0.5), at(rtt, count, 0.9),
+	       at(rtt, count, 0.99), at(rtt, count, 0.999), count ? rtt[count - 1] : 0.0,
+	       count ? sum / (double)count : 0.0);
+	for (size_t i = 0, first = 0; i < count; first = i) {
+		while (rtt[i] > bound)
+			bound *= BOUND_STEP;
+		while (i < count && rtt[i] <= bound)
+			i++;
+		printf("%s[%.2f, %zu]", comma, bound, i - first);
+		comma = ", ";
+	}
+	puts("]}");
 }
 
 /** ping() - round trips, one at a time; a lost one is given up after IDLE_MS */
 static int ping(const char *address, uint16_t port, size_t size, double seconds)
 {
 	size_t capacity = 1 << 20, count = 0, lost = 0;
-	float *rtt = malloc(capacity * sizeof(*rtt));
+	double *rtt = malloc(capacity * sizeof(*rtt));
 	int fd = connect_to(address, port);
 	uint8_t data[SLOT] = {0};
 	double begin = now();
@@ -311,15 +348,12 @@ static int ping(const char *address, uint16_t port, size_t size, double seconds)
 			if (recv(fd, data, sizeof(data), 0) >= (ssize_t)sizeof(back))
 				memcpy(&back, data, sizeof(back));
 		if (back == seq)
-			rtt[count++] = (float)((now() - sent) * 1e6);
+			rtt[count++] = (now() - sent) * 1e6;
 		else
 			lost++;
 	}
 	qsort(rtt, count, sizeof(*rtt), by_size);
-	printf("{\"count\": %zu, \"lost\": %zu, \"rtt_us_min\": %.1f, \"rtt_us_p50\": %.1f, "
-	       "\"rtt_us_p99\": %.1f}\n",
-	       count, lost, count ? rtt[0] : 0.0, count ? rtt[count / 2] : 0.0,
-	       count ? rtt[count * 99 / 100] : 0.0);
+	print_rtt(rtt, count, lost);
 	free(rtt);
 	close(fd);
 	return 0;
@@ -342,6 +376,7 @@ int main(int argc, char **argv)
 {
 	size_t spread = 1;
 
+	alarm(argc > 5 ? (unsigned int)atof(argv[5]) + GRACE_S : LISTEN_S);
 	if (argc == 3 && !strcmp(argv[1], "echo"))
 		echo((uint16_t)atoi(argv[2]));
 	if (argc == 6 && !strcmp(argv[1], "ping") && sizes(argv[4], &spread))

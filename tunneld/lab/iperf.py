@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING
@@ -9,7 +10,7 @@ from typing import IO, TYPE_CHECKING
 from tunneld.lab import netns, process
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from ipaddress import IPv4Address
 
     from tunneld.lab.netns import Node
@@ -63,25 +64,34 @@ def tcp(
         StartError: iperf3 is not installed.
         CommandError: it failed; with what it said.
     """
-    netns.require_tool("iperf3", "iperf3")
-    server = receiver.popen(["iperf3", "-s", "-1", "--forceflush"])
-    try:
-        _wait_listening(server.stdout)
+    with serving(receiver):
         argv = [*client_command(destination, seconds), "-i", "0.5", "-f", "m", "--forceflush"]
         client = sender.popen([*argv, "-P", str(streams)])
         try:
             return _follow(client.stdout, "[SUM]" if streams > 1 else "[", progress)
         finally:
             process.stop([client])
+
+
+@contextlib.contextmanager
+def serving(receiver: Node) -> Iterator[None]:
+    """Have an iperf3 server for one client listen on a node while the block runs.
+
+    Raises:
+        StartError: iperf3 is not installed.
+        CommandError: it did not start.
+    """
+    netns.require_tool("iperf3", "iperf3")
+    server = receiver.popen(["iperf3", "-s", "-1", "--forceflush"])
+    try:
+        for line in server.stdout or ():
+            if line.startswith("Server listening"):
+                break
+        else:
+            raise process.CommandError("iperf3's server ended before it listened")
+        yield
     finally:
         process.stop([server])
-
-
-def _wait_listening(output: IO[str] | None) -> None:
-    for line in output or ():
-        if line.startswith("Server listening"):
-            return
-    raise process.CommandError("iperf3's server ended before it listened")
 
 
 def _follow(
