@@ -30,6 +30,7 @@ class Daemon:
     Attributes:
         directory: its run, state and log files.
         argv: the command line, as a reader could type it on that node.
+        prefix: stands before that command line and must become it, as `env NAME=VALUE` does.
 
     Args:
         node: where it runs.
@@ -51,6 +52,7 @@ class Daemon:
             *("--state-dir", str(self.state_dir)),
             *("--subnet-file", str(self.subnet_file)),
         ]
+        self.prefix: list[str] = []
         self._process: subprocess.Popen[str] | None = None
         self._notify: socket.socket | None = None
         directory.mkdir()
@@ -77,7 +79,7 @@ class Daemon:
         environment = {**os.environ, "NOTIFY_SOCKET": str(path), "PYTHONUNBUFFERED": "1"}
         with self.log.open("a") as log:
             self._process = self.node.popen(
-                [sys.executable, "-m", "tunneld", "run", *self.argv, *args],
+                [*self.prefix, sys.executable, "-m", "tunneld", "run", *self.argv, *args],
                 stdout=log,
                 env=environment,
             )
