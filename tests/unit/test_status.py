@@ -35,7 +35,8 @@ class FakeBackend:
     outbound: dict[str, int] = field(default_factory=lambda: {"packets_read": 3, "drop_x": 0})
 
     def status(self) -> BackendStatus:
-        return BackendStatus("udp", "flannel0", 1472, "mmsg", 1, {"batch": 64}, {"device": 2})
+        values = ("udp", "flannel0", 1472, "mmsg", 1, {"batch": 64}, {"device": 2})
+        return BackendStatus(*values, skipped={"100.96.9.0/24": "no common link"})
 
     def counters(self) -> DataplaneCounters:
         return DataplaneCounters(outbound=self.outbound, inbound={"packets_read": 4})
@@ -92,6 +93,7 @@ def test_the_document_has_exactly_the_contracts_keys() -> None:
             "threads": None,
             "offload": {"batch": None},
             "repairs": {"device": None},
+            "skipped": {"100.96.9.0/24": None},
         },
         "lease": {"subnet": None, "public_ip": None, "expires_in_s": None},
         "store": {"url": None, "state": None, "last_sync_s": None},
@@ -134,6 +136,7 @@ def test_rendered_for_people() -> None:
     assert "100.96.1.0/24 as 10.168.0.2, expires in 1d" in text
     assert re.search(r"100\.96\.2\.0/24 +10\.168\.0\.3 +1 +100 +2 +200", text)
     assert "repairs  device 2" in text
+    assert "skipped  100.96.9.0/24: no common link" in text
     assert "drop_x" not in text
     assert "tun_queue_dropped" in text
 

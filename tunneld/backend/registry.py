@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from tunneld.backend.host_gw import HostGwBackend
 from tunneld.backend.udp import UdpBackend
 from tunneld.errors import ConfigError
 
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 
 BACKENDS: dict[str, Callable[[BackendOptions, Rtnl], Backend]] = {
     "udp": UdpBackend,
+    "host-gw": HostGwBackend,
 }
 
 

@@ -48,7 +48,10 @@ def build(
         "counters": {
             "outbound": counters.outbound if counters else {},
             "inbound": counters.inbound if counters else {},
-            "kernel": dict(parts.backend.kernel_counters()) if parts else _NO_KERNEL_COUNTERS,
+            "kernel": {
+                **_NO_KERNEL_COUNTERS,
+                **(parts.backend.kernel_counters() if parts else {}),
+            },
         },
     }
 
@@ -66,6 +69,7 @@ def _backend(backend: Backend | None) -> dict[str, object]:
             "threads": 0,
             "offload": {},
             "repairs": {},
+            "skipped": {},
         }
     now = backend.status()
     return {
@@ -76,6 +80,7 @@ def _backend(backend: Backend | None) -> dict[str, object]:
         "threads": now.threads,
         "offload": dict(now.offload),
         "repairs": dict(now.repairs),
+        "skipped": dict(now.skipped),
     }
 
 

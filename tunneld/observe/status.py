@@ -92,7 +92,10 @@ def _head(document: Mapping[str, Any]) -> list[str]:
         words = (f"{name} {_word(value)}" for name, value in backend["offload"].items())
         lines.insert(2, f"offload  {', '.join(words)}")
     repairs = ", ".join(f"{kind} {count}" for kind, count in backend.get("repairs", {}).items())
-    return [*lines, f"repairs  {repairs}"] if repairs else lines
+    if repairs:
+        lines.append(f"repairs  {repairs}")
+    skipped = backend.get("skipped", {})
+    return [*lines, *(f"skipped  {subnet}: {reason}" for subnet, reason in skipped.items())]
 
 
 def _word(value: bool | float | str) -> str:
