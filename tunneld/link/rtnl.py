@@ -19,6 +19,7 @@ from pyroute2.netlink.rtnl.rtmsg import rtmsg
 
 from tunneld.errors import StartError
 from tunneld.link.rtnl_info import (
+    RTNH_F_ONLINK,
     SCOPE_GLOBAL,
     AddressInfo,
     LinkInfo,
@@ -40,7 +41,6 @@ METRIC_LAST = 4294967295
 
 _RTN_UNICAST = 1
 _RT_TABLE_MAIN = 254
-_RTNH_F_ONLINK = 4
 
 
 def _gone(error: NetlinkError) -> bool:
@@ -173,7 +173,9 @@ class Rtnl:
         scope: int = SCOPE_GLOBAL,
     ) -> bool:
         """Have exactly this route for this destination and metric, in place of anybody's."""
-        wanted = RouteInfo(dst, ifindex, via, metric, PROTO_TUNNELD, scope, unreachable=False)
+        wanted = RouteInfo(
+            dst, ifindex, via, metric, PROTO_TUNNELD, scope, unreachable=False, onlink=onlink
+        )
         if wanted in await self.our_routes():
             return False
         await self.replace_route(
@@ -194,7 +196,7 @@ class Rtnl:
         """Write a route without comparing: for who has compared many at once (`peer_routes`)."""
         extra: dict[str, Any] = {"gateway": str(via)} if via else {}
         if onlink:
-            extra["flags"] = _RTNH_F_ONLINK
+            extra["flags"] = RTNH_F_ONLINK
         if metric:
             extra["priority"] = metric
         await self._socket.ask(

@@ -11,6 +11,7 @@ SCOPE_LINK = 253
 
 _IFF_UP = 0x1
 _RTN_UNREACHABLE = 7
+RTNH_F_ONLINK = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +60,7 @@ class RouteInfo:
         scope: SCOPE_GLOBAL or SCOPE_LINK.
         unreachable: it answers with ICMP instead of forwarding.
         source: the address that the kernel prefers for packets of its own; None: not said.
+        onlink: the next hop is taken to be on the link, whatever its address.
     """
 
     dst: IPv4Network
@@ -69,6 +71,7 @@ class RouteInfo:
     scope: int
     unreachable: bool
     source: IPv4Address | None = None
+    onlink: bool = False
 
     def __str__(self) -> str:
         kind = "unreachable " if self.unreachable else ""
@@ -111,4 +114,5 @@ def read_route(message: Any) -> RouteInfo:
         scope=message["scope"],
         unreachable=message["type"] == _RTN_UNREACHABLE,
         source=IPv4Address(source) if source else None,
+        onlink=bool(message["flags"] & RTNH_F_ONLINK),
     )

@@ -10,8 +10,9 @@ import asyncio
 import errno
 import socket
 import struct
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from dataclasses import dataclass
+from typing import TypeVar
 
 # linux/rtnetlink.h
 _GROUPS = 0x1 | 0x10 | 0x40  # RTMGRP_LINK, RTMGRP_IPV4_IFADDR, RTMGRP_IPV4_ROUTE
@@ -31,6 +32,9 @@ _DATAGRAMS_PER_TURN = 64
 _SO_RCVBUFFORCE = 33
 
 
+T = TypeVar("T")
+
+
 @dataclass(frozen=True, slots=True)
 class KernelEvent:
     """Something changed in the kernel.
@@ -46,23 +50,33 @@ class KernelEvent:
     deleted: bool = False
 
 
-def parse(data: bytes) -> Iterator[KernelEvent]:
-    """Yield the events of one datagram; unknown messages are passed over."""
+def messages(data: bytes) -> Iterator[tuple[int, bytes]]:
+    """Yield kind and body of each message of one datagram; a broken one ends it."""
     while len(data) >= _HEADER.size:
         length, kind, *_ = _HEADER.unpack_from(data)
         if length < _HEADER.size or length > len(data):
             return
-        if kind in _KINDS:
-            name, deleted = _KINDS[kind]
-            ifindex = None
-            if name != "route" and length >= _HEADER.size + _INDEX_AT + 4:
-                (ifindex,) = struct.unpack_from("=I", data, _HEADER.size + _INDEX_AT)
-            yield KernelEvent(name, ifindex, deleted)
+        yield kind, data[_HEADER.size : length]
         data = data[(length + 3) & ~3 :]
 
 
-def open_watch() -> socket.socket:
-    """Return a non-blocking netlink socket that is told of every change from now on."""
+def parse(data: bytes) -> Iterator[KernelEvent]:
+    """Yield the events of one datagram; unknown messages are passed over."""
+    for kind, body in messages(data):
+        if kind in _KINDS:
+            name, deleted = _KINDS[kind]
+            ifindex = None
+            if name != "route" and len(body) >= _INDEX_AT + 4:
+                (ifindex,) = struct.unpack_from("=I", body, _INDEX_AT)
+            yield KernelEvent(name, ifindex, deleted)
+
+
+def open_watch(groups: int = _GROUPS) -> socket.socket:
+    """Return a non-blocking netlink socket that is told of every change from now on.
+
+    Args:
+        groups: bit mask of RTMGRP_...
+    """
     sock = socket.socket(
         socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK, socket.NETLINK_ROUTE
     )
@@ -71,12 +85,22 @@ def open_watch() -> socket.socket:
         sock.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _BUFFER_BYTES)
     except PermissionError:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _BUFFER_BYTES)
-    sock.bind((0, _GROUPS))
+    sock.bind((0, groups))
     return sock
 
 
-async def watch(sock: socket.socket) -> AsyncIterator[KernelEvent]:
+def watch(sock: socket.socket) -> AsyncIterator[KernelEvent]:
     """Yield events for ever; closes `sock` when the iterator is closed."""
+    return follow(sock, parse, KernelEvent("resync"))
+
+
+async def follow(
+    sock: socket.socket, read: Callable[[bytes], Iterable[T]], resync: T
+) -> AsyncIterator[T]:
+    """Yield what `read` makes of each datagram, and `resync` when some were lost.
+
+    Closes `sock` when the iterator is closed.
+    """
     loop = asyncio.get_running_loop()
     readable = asyncio.Event()
     loop.add_reader(sock.fileno(), readable.set)
@@ -93,7 +117,7 @@ async def watch(sock: socket.socket) -> AsyncIterator[KernelEvent]:
             except (BlockingIOError, InterruptedError):
                 if lost:
                     lost = False
-                    yield KernelEvent("resync")
+                    yield resync
                     continue
                 readable.clear()
                 await readable.wait()
@@ -104,7 +128,7 @@ async def watch(sock: socket.socket) -> AsyncIterator[KernelEvent]:
                 # (NETLINK_S_CONGESTED), so a state that is compared now may already be stale.
                 lost = True
             else:
-                for event in parse(data):
+                for event in read(data):
                     yield event
     finally:
         loop.remove_reader(sock.fileno())
