@@ -32,6 +32,7 @@ class Config:
         verbosity: flannel's `-v`.
         dataplane: rung of the ladder, or "auto".
         threads: "auto", "1" or "2".
+        queues: of the TUN.
         source_check: "peer", "strict" or "off".
         allow_sources: further legal outer sources.
         run_dir: holds `tunneld.sock` and `lock`.
@@ -49,6 +50,7 @@ class Config:
     verbosity: int
     dataplane: str
     threads: str
+    queues: int
     source_check: str
     allow_sources: tuple[IPv4Network, ...]
     run_dir: Path
@@ -95,6 +97,7 @@ def load(flags: Mapping[str, Sequence[str]], environ: Mapping[str, str]) -> Conf
         verbosity=cast("int", values["v"]),
         dataplane=cast("str", values["dataplane"]),
         threads=cast("str", values["threads"]),
+        queues=cast("int", values["queues"]),
         source_check=cast("str", values["source-check"]),
         allow_sources=cast("tuple[IPv4Network, ...]", values["allow-source"]),
         run_dir=Path(cast("str", values["run-dir"])),

@@ -202,7 +202,14 @@ OPTIONS: tuple[Option, ...] = (
         "threads",
         "auto",
         _choice("auto", "1", "2"),
-        "packet threads: auto (by load), 1 or 2",
+        "packet threads of each queue: auto (by load), 1 or 2",
+        "N",
+    ),
+    Option(
+        "queues",
+        "1",
+        _integer(1, 16),
+        "TUN queues and sockets, for many cores: a flow out, a peer in stays on one",
         "N",
     ),
     Option(

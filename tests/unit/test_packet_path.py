@@ -76,12 +76,12 @@ async def test_counters_go_on_over_three_dataplanes() -> None:
     harness = Harness()
     path = harness.path
     for _ in range(3):
-        path.start(3, 4, snapshot(NEAR))
+        path.start([3], [4], snapshot(NEAR))
         await path.stop()
     assert path.counters().outbound == {"packets_read": 3}
     assert path.counters().inbound == {"packets_read": 6}
     assert path.peer_counters() == {NEAR: PeerCounters(3, 30, 6, 60)}
-    path.start(3, 4, snapshot(NEAR))
+    path.start([3], [4], snapshot(NEAR))
     assert path.counters().outbound == {"packets_read": 4}
     assert path.peer_counters() == {NEAR: PeerCounters(4, 40, 8, 80)}
 
@@ -89,9 +89,9 @@ async def test_counters_go_on_over_three_dataplanes() -> None:
 async def test_a_peer_that_left_and_came_back_counts_anew() -> None:
     harness = Harness()
     path = harness.path
-    path.start(3, 4, snapshot(NEAR, FAR))
+    path.start([3], [4], snapshot(NEAR, FAR))
     await path.stop()
-    path.start(3, 4, snapshot(NEAR, FAR))
+    path.start([3], [4], snapshot(NEAR, FAR))
     path.publish(snapshot(NEAR))
     path.publish(snapshot(NEAR, FAR))
     assert path.peer_counters() == {
@@ -103,7 +103,7 @@ async def test_a_peer_that_left_and_came_back_counts_anew() -> None:
 async def test_an_end_by_itself_is_told_once_and_counters_stay() -> None:
     harness = Harness()
     path = harness.path
-    path.start(3, 4, snapshot(NEAR))
+    path.start([3], [4], snapshot(NEAR))
     gone = OSError(errno.ENODEV, "gone")
     harness.made[0].end(gone)
     assert harness.lost == [gone]
@@ -117,7 +117,7 @@ async def test_an_end_by_itself_is_told_once_and_counters_stay() -> None:
 
 async def test_a_wanted_stop_is_no_loss() -> None:
     harness = Harness()
-    harness.path.start(3, 4, snapshot())
+    harness.path.start([3], [4], snapshot())
     await harness.path.stop()
     await harness.path.stop()
     assert harness.lost == []
@@ -125,9 +125,9 @@ async def test_a_wanted_stop_is_no_loss() -> None:
 
 async def test_the_late_end_of_an_old_dataplane_does_not_count() -> None:
     harness = Harness()
-    harness.path.start(3, 4, snapshot())
+    harness.path.start([3], [4], snapshot())
     await harness.path.stop()
-    harness.path.start(3, 4, snapshot())
+    harness.path.start([3], [4], snapshot())
     harness.made[0].end(OSError(errno.EIO, "late"))
     assert harness.lost == []
     assert harness.path.running
@@ -135,7 +135,7 @@ async def test_the_late_end_of_an_old_dataplane_does_not_count() -> None:
 
 async def test_nothing_is_published_to_a_dead_dataplane() -> None:
     harness = Harness()
-    harness.path.start(3, 4, snapshot(NEAR))
+    harness.path.start([3], [4], snapshot(NEAR))
     harness.made[0].end(OSError(errno.ENODEV, "gone"))
     harness.path.publish(snapshot(FAR))
     assert [route.subnet for route in harness.made[0].routes.routes] == [NEAR]

@@ -92,6 +92,7 @@ def test_the_document_has_exactly_the_contracts_keys() -> None:
             "dataplane": None,
             "threads": None,
             "offload": {"batch": None},
+            "queues": [],
             "repairs": {"device": None},
             "skipped": {"100.96.9.0/24": None},
         },

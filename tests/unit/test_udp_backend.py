@@ -282,13 +282,11 @@ async def test_read_only_sysctls_are_no_reason_to_die(
 
 async def test_a_new_underlay_address_gets_a_new_socket(bed: Bed) -> None:
     await bed.start()
-    old = bed.backend._socket
+    (old,) = bed.backend._sockets
     moved = Underlay("eth0", 2, IPv4Address("127.0.0.2"), 1500, IPv4Address("127.0.0.2"))
     await bed.backend.underlay_changed(moved)
-    assert old is not None
     assert old.fileno() == -1
-    assert bed.backend._socket is not None
-    assert bed.backend._socket.getsockname()[0] == "127.0.0.2"
+    assert [sock.getsockname()[0] for sock in bed.backend._sockets] == ["127.0.0.2"]
     assert bed.paper.done[-2:] == ["dataplane stopped", "dataplane"]
     assert bed.backend.status().repairs == {"underlay_address": 1}
     await bed.backend.stop()
@@ -298,7 +296,7 @@ async def test_an_underlay_that_cannot_be_bound_keeps_the_old_one(
     bed: Bed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await bed.start()
-    socket = bed.backend._socket
+    sockets = list(bed.backend._sockets)
 
     def refuse(address: IPv4Address, port: int) -> None:
         raise StartError(f"{address}:{port} is in use")
@@ -307,7 +305,7 @@ async def test_an_underlay_that_cannot_be_bound_keeps_the_old_one(
     moved = Underlay("eth0", 2, IPv4Address("127.0.0.2"), 1400, IPv4Address("127.0.0.2"))
     with pytest.raises(StartError):
         await bed.backend.underlay_changed(moved)
-    assert bed.backend._socket is socket
+    assert bed.backend._sockets == sockets
     assert bed.backend.status().forwarding
     assert bed.backend.status().mtu == 1472
     await bed.backend.stop()

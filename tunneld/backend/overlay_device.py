@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from tunneld.dataplane.probe import set_offloads
 from tunneld.errors import StartError
-from tunneld.link import sysctl
+from tunneld.link import steering, sysctl
 from tunneld.link.tun import TunDevice, open_tun
 from tunneld.observe.log import fields
 
@@ -42,12 +42,20 @@ class OverlayDevice:
         network: the overlay network.
         subnet: the own lease.
         vnet_hdr: let superpackets pass (rung offload).
+        queues: with more than one, each flow has its own one (see `tunneld.link.steering`).
     """
 
     def __init__(
-        self, rtnl: Rtnl, network: IPv4Network, subnet: IPv4Network, *, vnet_hdr: bool = False
+        self,
+        rtnl: Rtnl,
+        network: IPv4Network,
+        subnet: IPv4Network,
+        *,
+        vnet_hdr: bool = False,
+        queues: int = 1,
     ) -> None:
         self._vnet_hdr = vnet_hdr
+        self._queues = queues
         self._rtnl = rtnl
         self._network = network
         self._subnet = subnet
@@ -64,15 +72,15 @@ class OverlayDevice:
         return self._name
 
     @property
-    def fd(self) -> int:
-        """The descriptor of its packets.
+    def fds(self) -> tuple[int, ...]:
+        """The descriptors of its packets, one per queue.
 
         Raises:
             StartError: the device is not open.
         """
         if self._tun is None:
             raise StartError(f"{self._name} is not open")
-        return self._tun.fds[0]
+        return self._tun.fds
 
     async def block(self) -> bool:
         """Have the unreachable routes for the network and the own subnet; True: one was missing."""
@@ -98,9 +106,15 @@ class OverlayDevice:
         await self.ensure(mtu)
 
     def _open_tun(self, name: str) -> TunDevice:
-        tun = open_tun(name, vnet_hdr=self._vnet_hdr)
+        tun = open_tun(name, vnet_hdr=self._vnet_hdr, queues=self._queues)
         if self._vnet_hdr:
             set_offloads(tun.fds[0])
+        if self._queues > 1:
+            try:
+                steering.attach(tun.fds[0])
+            except StartError:
+                tun.close()
+                raise
         return tun
 
     async def present(self) -> bool:
@@ -143,7 +157,7 @@ class OverlayDevice:
         return changed
 
     def close(self) -> None:
-        """Give up the descriptor, and with it the device; idempotent."""
+        """Give up the descriptors, and with them the device; idempotent."""
         if self._tun is not None:
             self._read_dropped()
             self._dropped_before += self._dropped

@@ -1,25 +1,29 @@
-"""One dataplane after the other, seen as one: the counters of ended ones are kept.
+"""One set of dataplanes after the other, seen as one: the counters of ended ones are kept.
 
-A dataplane lives as long as its descriptors. When the TUN is deleted or the socket is renewed a
-new one takes over, and nobody who reads counters notices.
+A dataplane lives as long as its descriptors. When the TUN is deleted or the socket is renewed new
+ones take over, and nobody who reads counters notices. With several queues there is one dataplane
+for each queue of the TUN, with a socket of its own; all follow the same routes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from ipaddress import IPv4Network
 
 from tunneld.dataplane import Dataplane, DataplaneCounters, PeerCounters, RouteSnapshot
 from tunneld.dataplane.ladder import Rung, open_dataplane
 
+Gauges = Mapping[str, int | bool | str]
+
 
 class PacketPath:
-    """Owns the dataplane of the udp backend; borrows its descriptors.
+    """Owns the dataplanes of the udp backend; borrows their descriptors.
 
     Args:
         wanted: the rung to run from the next start on.
-        on_lost: called in the event loop when the dataplane ended by itself.
+        on_lost: called in the event loop when a dataplane ended by itself, once for all of them.
         factory: how a dataplane is made; tests give their own.
     """
 
@@ -32,7 +36,7 @@ class PacketPath:
         self.wanted = wanted
         self._on_lost = on_lost
         self._factory = factory
-        self._current: Dataplane | None = None
+        self._current: list[Dataplane] = []
         self._alive = False
         self._ended = DataplaneCounters()
         self._ended_peers: dict[IPv4Network, PeerCounters] = {}
@@ -45,45 +49,53 @@ class PacketPath:
     @property
     def rung(self) -> str:
         """The rung that runs, or will run."""
-        return self._current.rung if self._current else self.wanted.name
+        return self._current[0].rung if self._current else self.wanted.name
 
     @property
     def threads(self) -> int:
         """How many threads move packets now."""
-        return self._current.threads if self._current and self._alive else 0
+        return sum(plane.threads for plane in self._current) if self._alive else 0
 
-    def start(self, tun_fd: int, udp_fd: int, snapshot: RouteSnapshot) -> None:
-        """Begin to forward on these descriptors; the one before must be stopped.
+    def start(
+        self, tun_fds: Sequence[int], udp_fds: Sequence[int], snapshot: RouteSnapshot
+    ) -> None:
+        """Begin to forward on these descriptors, one of each kind per queue.
+
+        Those before must be stopped.
 
         Raises:
             OSError: the dataplane refused.
         """
-        current = self._factory(self.wanted, tun_fd=tun_fd, udp_fd=udp_fd, snapshot=snapshot)
+        current = [
+            self._factory(self.wanted, tun_fd=tun_fd, udp_fd=udp_fd, snapshot=snapshot)
+            for tun_fd, udp_fd in zip(tun_fds, udp_fds, strict=True)
+        ]
 
         def on_exit(error: OSError | None) -> None:
             if self._current is current and self._alive:
                 self._alive = False
                 self._on_lost(error)
 
-        current.start(on_exit)
+        for plane in current:
+            plane.start(on_exit)
         self._current = current
         self._alive = True
 
     async def stop(self) -> None:
-        """End the dataplane and keep what it counted; afterwards the descriptors are free."""
-        current = self._current
+        """End the dataplanes and keep what they counted; afterwards the descriptors are free."""
         self._alive = False
-        if current is None:
+        if not self._current:
             return
-        await current.stop()
+        await asyncio.gather(*(plane.stop() for plane in self._current))
         self._ended = self.counters()
         self._ended_peers = dict(self.peer_counters())
-        self._current = None
+        self._current = []
 
     def publish(self, snapshot: RouteSnapshot) -> None:
         """Swap the routes; counters of peers that left are forgotten."""
-        if self._current is not None and self._alive:
-            self._current.publish(snapshot)
+        if self._alive:
+            for plane in self._current:
+                plane.publish(snapshot)
         if self._ended_peers:
             stay = {route.subnet for route in snapshot.routes}
             self._ended_peers = {
@@ -92,29 +104,53 @@ class PacketPath:
 
     def counters(self) -> DataplaneCounters:
         """Return the sums over all dataplanes so far."""
-        if self._current is None:
-            return self._ended
-        now = self._current.counters()
-        return DataplaneCounters(
-            outbound=_sum(self._ended.outbound, now.outbound),
-            inbound=_sum(self._ended.inbound, now.inbound),
-        )
+        total = self._ended
+        for plane in self._current:
+            now = plane.counters()
+            total = DataplaneCounters(
+                outbound=_sum(total.outbound, now.outbound),
+                inbound=_sum(total.inbound, now.inbound),
+            )
+        return total
 
     def peer_counters(self) -> Mapping[IPv4Network, PeerCounters]:
         """Return the sums per peer over all dataplanes so far."""
-        if self._current is None:
-            return self._ended_peers
-        now = self._current.peer_counters()
-        if not self._ended_peers:
-            return now
-        return {
-            subnet: _sum_peer(self._ended_peers.get(subnet), counters)
-            for subnet, counters in now.items()
-        }
+        total: Mapping[IPv4Network, PeerCounters] = self._ended_peers
+        for plane in self._current:
+            now = plane.peer_counters()
+            total = {
+                subnet: _sum_peer(total.get(subnet), counters) for subnet, counters in now.items()
+            }
+        return total
 
-    def gauges(self) -> Mapping[str, int | bool | str]:
-        """Return the dataplane's gauges."""
-        return self._current.gauges() if self._current else {}
+    def gauges(self) -> Gauges:
+        """Return the gauges, of several dataplanes as one: downgrades summed, the worst of all."""
+        return _join([plane.gauges() for plane in self._current])
+
+    def queues(self) -> list[dict[str, int]]:
+        """Return what each dataplane that runs now has read: how the load is spread."""
+        read = [plane.counters() for plane in self._current]
+        return [
+            {
+                "outbound": now.outbound.get("packets_read", 0),
+                "inbound": now.inbound.get("packets_read", 0),
+            }
+            for now in read
+        ]
+
+
+def _join(gauges: Sequence[Gauges]) -> Gauges:
+    if len(gauges) < 2:
+        return gauges[0] if gauges else {}
+    return {name: _join_one(name, [each[name] for each in gauges]) for name in gauges[0]}
+
+
+def _join_one(name: str, values: Sequence[int | bool | str]) -> int | bool | str:
+    numbers = [value for value in values if not isinstance(value, str)]
+    if not numbers:
+        return values[0]
+    # A switch that is off anywhere is off; a limit is the lowest; events add up.
+    return sum(numbers) if name.startswith("downgrades") else min(numbers)
 
 
 def _sum(before: Mapping[str, int], now: Mapping[str, int]) -> dict[str, int]:

@@ -67,7 +67,7 @@ class UdpBackend:
         # all come in the same moment.
         self._lock = asyncio.Lock()
         self._underlay: Underlay | None = None
-        self._socket: socket.socket | None = None
+        self._sockets: list[socket.socket] = []
         self._device: OverlayDevice | None = None
         self._device_gone = False
         self._own: Lease | None = None
@@ -81,8 +81,10 @@ class UdpBackend:
     async def prepare(self, underlay: Underlay) -> LeaseAttrs:
         """Open the socket, and a TUN for a moment: what fails, fails before a lease is taken."""
         self._underlay = underlay
-        self._path.wanted = ladder.fit(self._path.wanted.name, self._options.threads)
-        self._socket = self._open_socket(underlay.address)
+        self._path.wanted = ladder.fit(
+            self._path.wanted.name, self._options.threads, self._options.queues
+        )
+        self._sockets = self._open_sockets(underlay.address)
         return LeaseAttrs(public_ip=underlay.public_ip)
 
     async def start(self, own: Lease) -> None:
@@ -94,6 +96,7 @@ class UdpBackend:
                 self._options.network,
                 own.subnet,
                 vnet_hdr=self._path.wanted.vnet_hdr,
+                queues=self._path.wanted.queues,
             )
             await self._device.block()
             await self._device.open(self._mtu)
@@ -111,9 +114,8 @@ class UdpBackend:
             await self._path.stop()
             if self._device is not None:
                 self._device.close()
-            if self._socket is not None:
-                self._socket.close()
-            self._own = self._device = self._socket = None
+            self._close_sockets()
+            self._own = self._device = None
 
     async def apply(self, peers: Sequence[Lease]) -> None:
         """Publish exactly these peers."""
@@ -155,19 +157,18 @@ class UdpBackend:
         """Follow a new address (new socket and dataplane) or MTU (TUN and routes)."""
         async with self._lock:
             before, self._underlay = self._wanted(), underlay
-            if self._device is None or self._socket is None:
+            if self._device is None or not self._sockets:
                 return
             self._path_mtus.forget()
             if underlay.address != before.address:
                 try:
-                    renewed = self._open_socket(underlay.address)
+                    renewed = self._open_sockets(underlay.address)
                 except StartError:
                     self._underlay = before
                     raise
                 await self._path.stop()
-                self._socket_dropped_before += udp_socket.dropped(self._socket)
-                self._socket.close()
-                self._socket = renewed
+                self._close_sockets()
+                self._sockets = renewed
                 self._start_path()
                 self._repaired("underlay_address")
             if underlay.mtu != before.mtu:
@@ -184,6 +185,7 @@ class UdpBackend:
             dataplane=self._path.rung,
             threads=self._path.threads,
             offload=self._path.gauges(),
+            queues=self._path.queues(),
             repairs=dict(self._repairs),
             forwarding=self._path.running,
         )
@@ -194,7 +196,7 @@ class UdpBackend:
 
     def kernel_counters(self) -> Mapping[str, int]:
         """Return what the kernel dropped before we read it."""
-        now = 0 if self._socket is None else udp_socket.dropped(self._socket)
+        now = sum(udp_socket.dropped(sock) for sock in self._sockets)
         return {
             "tun_queue_dropped": 0 if self._device is None else self._device.queue_dropped(),
             "socket_dropped": self._socket_dropped_before + now,
@@ -204,11 +206,19 @@ class UdpBackend:
         """Return per-peer counters by subnet."""
         return self._path.peer_counters()
 
-    def _open_socket(self, address: IPv4Address) -> socket.socket:
-        sock = udp_socket.open_socket(address, self._options.port)
-        if self._path.wanted.gro:
-            set_gro(sock)
-        return sock
+    def _open_sockets(self, address: IPv4Address) -> list[socket.socket]:
+        wanted = self._path.wanted
+        sockets = udp_socket.open_group(address, self._options.port, wanted.queues)
+        if wanted.gro:
+            for sock in sockets:
+                set_gro(sock)
+        return sockets
+
+    def _close_sockets(self) -> None:
+        sockets, self._sockets = self._sockets, []
+        for sock in sockets:
+            self._socket_dropped_before += udp_socket.dropped(sock)
+            sock.close()
 
     @property
     def _mtu(self) -> int:
@@ -239,8 +249,9 @@ class UdpBackend:
         )
 
     def _start_path(self) -> None:
-        if self._own is not None and self._device is not None and self._socket is not None:
-            self._path.start(self._device.fd, self._socket.fileno(), self._snapshot(self._own))
+        if self._own is not None and self._device is not None and self._sockets:
+            sockets = [sock.fileno() for sock in self._sockets]
+            self._path.start(self._device.fds, sockets, self._snapshot(self._own))
 
     def _publish(self) -> None:
         if self._own is not None:

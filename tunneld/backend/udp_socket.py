@@ -30,14 +30,21 @@ _MEMINFO_DROPS = 8
 _OUTER_TTL = 64
 
 
-def open_socket(address: IPv4Address, port: int) -> socket.socket:
+def open_socket(address: IPv4Address, port: int, *, shared: bool = False) -> socket.socket:
     """Open the tunnel's socket as flannel does: bound to the external address, DF by WANT, TTL 64.
+
+    Args:
+        address: of the external interface.
+        port: UDP port of the network.
+        shared: join the sockets of ours that are there already; see `open_group`.
 
     Raises:
         StartError: the port is in use (the owner is named where /proc tells), or the address is
             not this host's.
     """
     sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+    if shared:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
     try:
         sock.bind((str(address), port))
     except OSError as error:
@@ -56,6 +63,31 @@ def open_socket(address: IPv4Address, port: int) -> socket.socket:
     _set_buffer(sock, "receive", _SO_RCVBUFFORCE, socket.SO_RCVBUF)
     _set_buffer(sock, "send", _SO_SNDBUFFORCE, socket.SO_SNDBUF)
     return sock
+
+
+def open_group(address: IPv4Address, port: int, count: int) -> list[socket.socket]:
+    """Open `count` sockets on one address and port; the kernel spreads peers over them.
+
+    It hashes the outer addresses and ports (SO_REUSEPORT, socket(7)), so all that comes from one
+    peer comes to one socket, in order, as long as the group stays as it is. UDP_GRO joins what one
+    peer sends, whatever flows are in it: spreading by inner flow would reorder.
+
+    Raises:
+        StartError: as `open_socket`; the first one does not share, so a second daemon on this port
+            is refused instead of taking half of the traffic.
+    """
+    sockets = [open_socket(address, port)]
+    if count == 1:
+        return sockets
+    try:
+        sockets[0].setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        port = sockets[0].getsockname()[1]
+        sockets += [open_socket(address, port, shared=True) for _ in range(1, count)]
+    except BaseException:
+        for sock in sockets:
+            sock.close()
+        raise
+    return sockets
 
 
 def _set_buffer(sock: socket.socket, name: str, forced: int, plain: int) -> None:

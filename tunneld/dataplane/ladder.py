@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+import os
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from tunneld.errors import ConfigError, StartError
+from tunneld.link import steering
 from tunneld.link.tun import open_tun
 from tunneld.observe.log import fields
 
@@ -14,6 +16,9 @@ if TYPE_CHECKING:
     from tunneld.dataplane import Dataplane, RouteSnapshot
 
 log = logging.getLogger(__name__)
+
+ICMP_PER_SECOND = 100
+"""ICMP errors of one host, per direction (ARCHITECTURE.md, Admission)."""
 
 _DESCRIPTORS_AS_EVER = ("python", "syscall", "mmsg")
 """Rungs that need nothing of the TUN and the socket beyond what flannel uses."""
@@ -30,6 +35,7 @@ class Rung:
         uso: the kernel passes UDP superpackets too.
         gro: the socket joins received datagrams.
         segments: datagrams of one message to the socket.
+        queues: of the TUN, each with a socket and a dataplane of its own.
     """
 
     name: str
@@ -38,6 +44,7 @@ class Rung:
     uso: bool = False
     gro: bool = False
     segments: int = 1
+    queues: int = 1
 
 
 def choose(rung: str) -> str:
@@ -69,16 +76,37 @@ def choose(rung: str) -> str:
     return rung
 
 
-def fit(rung: str, threads: str) -> Rung:
+def fit(rung: str, threads: str, queues: int = 1) -> Rung:
     """Return the rung that this kernel allows, with what it needs of the descriptors.
 
     Args:
         rung: a result of `choose`; "auto" takes the best.
-        threads: "1", "2", or "auto": 1 up to mmsg (flannel's class), by load above.
+        threads: of each queue: "1", "2", or "auto": 1 up to mmsg (flannel's class), by load above.
+        queues: of the TUN.
 
     Raises:
-        StartError: the kernel lacks what `rung` needs, or no TUN can be made.
+        StartError: the kernel lacks what `rung` needs, no TUN can be made, or with several queues
+            flows could not be kept in order.
     """
+    if queues > 1:
+        _check_queues(rung, queues)
+    return replace(_fit_one(rung, threads), queues=queues)
+
+
+def _check_queues(rung: str, queues: int) -> None:
+    if rung == "python":
+        raise StartError(
+            f"--queues={queues}: rung 'python' runs on one core whatever is asked for",
+            remedy="use --queues=1, or a rung of the C core (--dataplane=auto)",
+        )
+    os.close(steering.load())
+    if queues > (cores := len(os.sched_getaffinity(0))):
+        log.warning(
+            "more queues than cores: slower than fewer", extra=fields(queues=queues, cores=cores)
+        )
+
+
+def _fit_one(rung: str, threads: str) -> Rung:
     if rung in _DESCRIPTORS_AS_EVER:
         open_tun("tunneld%d").close()
         return Rung(rung, threads="1" if threads == "auto" else threads)
@@ -136,4 +164,6 @@ def open_dataplane(rung: Rung, *, tun_fd: int, udp_fd: int, snapshot: RouteSnaps
         threads=rung.threads,
         uso=rung.uso,
         max_segments=rung.segments,
+        # The promised limit is the host's.
+        icmp_rate=max(1, ICMP_PER_SECOND // rung.queues),
     )

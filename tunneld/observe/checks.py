@@ -14,6 +14,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from tunneld.errors import StartError
+from tunneld.link import steering
+
 OK, WARN, FAIL = "ok", "warn", "fail"
 
 
@@ -94,6 +97,16 @@ def _offload(fd: int, name: str, features: int, meaning: str) -> Finding:
             name, WARN, f"refused: {error.strerror}", "slower for it; a newer kernel has it"
         )
     return Finding(name, OK, meaning)
+
+
+def check_queues() -> Iterator[Finding]:
+    """What `--queues` needs to keep each flow in order."""
+    try:
+        os.close(steering.load())
+    except StartError as error:
+        yield Finding("TUN queues", WARN, str(error.args[0]), f"for --queues: {error.remedy}")
+    else:
+        yield Finding("TUN queues", OK, "flows can be steered to several queues (--queues)")
 
 
 def check_udp() -> Iterator[Finding]:
@@ -188,6 +201,7 @@ def _sysctl(path: str) -> str:
 ALL_CHECKS: tuple[Callable[[], Iterator[Finding]], ...] = (
     check_capabilities,
     check_tun,
+    check_queues,
     check_udp,
     check_dataplane,
     check_kernel_tunnels,

@@ -68,6 +68,7 @@ def _backend(backend: Backend | None) -> dict[str, object]:
             "dataplane": None,
             "threads": 0,
             "offload": {},
+            "queues": [],
             "repairs": {},
             "skipped": {},
         }
@@ -79,6 +80,7 @@ def _backend(backend: Backend | None) -> dict[str, object]:
         "dataplane": now.dataplane,
         "threads": now.threads,
         "offload": dict(now.offload),
+        "queues": [dict(queue) for queue in now.queues],
         "repairs": dict(now.repairs),
         "skipped": dict(now.skipped),
     }

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import socket
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -91,11 +91,19 @@ def _head(document: Mapping[str, Any]) -> list[str]:
     if backend["offload"]:
         words = (f"{name} {_word(value)}" for name, value in backend["offload"].items())
         lines.insert(2, f"offload  {', '.join(words)}")
+    if len(queues := backend.get("queues", [])) > 1:
+        lines += [f"queues   {_queue_load(queues, way)}" for way in ("outbound", "inbound")]
     repairs = ", ".join(f"{kind} {count}" for kind, count in backend.get("repairs", {}).items())
     if repairs:
         lines.append(f"repairs  {repairs}")
     skipped = backend.get("skipped", {})
     return [*lines, *(f"skipped  {subnet}: {reason}" for subnet, reason in skipped.items())]
+
+
+def _queue_load(queues: Sequence[Mapping[str, int]], way: str) -> str:
+    total = sum(queue[way] for queue in queues)
+    shares = ", ".join(f"{queue[way] / max(total, 1):.0%}" for queue in queues)
+    return f"{len(queues)} {way}: {total:,} packets, by queue {shares}"
 
 
 def _word(value: bool | float | str) -> str:
