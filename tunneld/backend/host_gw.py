@@ -20,6 +20,7 @@ from tunneld.errors import StartError
 from tunneld.lease import Lease, LeaseAttrs
 from tunneld.link import peer_routes
 from tunneld.link.peer_routes import Hop
+from tunneld.link.rtnl_bulk import BulkSocket
 from tunneld.observe.log import fields
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ class HostGwBackend:
     def __init__(self, options: BackendOptions, rtnl: Rtnl) -> None:
         self._network = options.network
         self._rtnl = rtnl
+        self._bulk = BulkSocket()
         # Repairs, new peers and a new underlay may all come in the same moment.
         self._lock = asyncio.Lock()
         self._underlay: Underlay | None = None
@@ -114,6 +116,7 @@ class HostGwBackend:
         """Leave the routes: traffic goes on, as flannel's does."""
         async with self._lock:
             self._own = self._peers = None
+            self._bulk.close()
 
     def status(self) -> BackendStatus:
         """Return the state as of now."""
@@ -165,15 +168,15 @@ class HostGwBackend:
         }
         via = {peer.subnet: peer.public_ip for peer in self._peers if peer.subnet not in skipped}
         done = await peer_routes.sync(
-            self._rtnl,
+            self._bulk,
             self._network,
             {subnet: Hop(link.index, public_ip) for subnet, public_ip in via.items()},
             blocked={self._network, self._own.subnet},
         )
-        for subnet in done.refused:
+        for subnet, words in done.refused.items():
             skipped[subnet] = (
                 f"{via[subnet]} is not on the same link as {self._underlay.ifname}, and host-gw"
-                " cannot go through a router"
+                f" cannot go through a router (the kernel: {words})"
             )
         self._skipped.update(skipped)
         for route in done.removed:

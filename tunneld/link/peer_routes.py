@@ -1,4 +1,4 @@
-"""Routes to many peers at once: compared in one dump, only what differs is written.
+"""Routes to many peers: compared as a whole, only what differs is written, all in one go.
 
 What is right already is never touched, so that traffic goes on over a restart; what carries our
 protocol number inside the network and is not wanted is of an earlier life, and goes.
@@ -10,16 +10,14 @@ import errno
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Network
-from typing import TYPE_CHECKING
 
-from pyroute2.netlink.exceptions import NetlinkError
-
+from tunneld.errors import StartError
+from tunneld.link import rtnl_routes
+from tunneld.link.rtnl import PROTO_TUNNELD
+from tunneld.link.rtnl_bulk import Answer, BulkSocket
 from tunneld.link.rtnl_info import SCOPE_GLOBAL, RouteInfo
 
-if TYPE_CHECKING:
-    from tunneld.link.rtnl import Rtnl
-
-_NO_SUCH_NEXT_HOP = {errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EINVAL}
+_NO_SUCH_NEXT_HOP = frozenset((errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EINVAL))
 """What the kernel answers when the gateway is not on the interface's link."""
 
 
@@ -30,12 +28,10 @@ class Hop:
     Attributes:
         ifindex: egress interface.
         via: next hop on it; None: the peer is at the other end of the interface.
-        onlink: take the next hop for reachable whatever the interface's addresses say.
     """
 
     ifindex: int
     via: IPv4Address | None = None
-    onlink: bool = False
 
 
 @dataclass(slots=True)
@@ -43,21 +39,21 @@ class Synced:
     """What `sync` did; truthy when the kernel's routes were not as wanted.
 
     Attributes:
-        written: destinations of new and corrected routes.
+        written: new and corrected routes.
         removed: routes of an earlier life.
-        refused: destinations whose next hop the kernel does not take.
+        refused: destination -> the kernel's words about a next hop that it does not take.
     """
 
-    written: list[IPv4Network] = field(default_factory=list)
+    written: list[RouteInfo] = field(default_factory=list)
     removed: list[RouteInfo] = field(default_factory=list)
-    refused: list[IPv4Network] = field(default_factory=list)
+    refused: dict[IPv4Network, str] = field(default_factory=dict)
 
     def __bool__(self) -> bool:
         return bool(self.written or self.removed)
 
 
 async def sync(
-    rtnl: Rtnl,
+    bulk: BulkSocket,
     network: IPv4Network,
     wanted: Mapping[IPv4Network, Hop],
     blocked: Collection[IPv4Network],
@@ -65,53 +61,49 @@ async def sync(
     """Make our routes inside the network exactly these.
 
     Args:
-        rtnl: the kernel's routes.
+        bulk: for the requests.
         network: the overlay network; nothing outside it is looked at.
         wanted: subnet -> next hop.
         blocked: destinations whose unreachable routes stay (`Rtnl.ensure_unreachable`).
 
     Raises:
-        NetlinkError: the kernel refuses for another reason than the next hop.
+        StartError: the kernel refuses a route for another reason than its next hop.
     """
+    right = {_route(dst, hop) for dst, hop in wanted.items()}
+    there = await rtnl_routes.routes(bulk, proto=PROTO_TUNNELD)
+    missing = sorted(right.difference(there), key=lambda route: route.dst)
     done = Synced()
-    there = await _ours(rtnl, network)
-    missing = {
-        dst: hop
-        for dst, hop in wanted.items()
-        if not any(_is(route, hop) for route in there.get(dst, ()))
-    }
-    for dst, hop in missing.items():
-        try:
-            await rtnl.replace_route(dst, ifindex=hop.ifindex, via=hop.via, onlink=hop.onlink)
-        except NetlinkError as error:
-            if error.code not in _NO_SUCH_NEXT_HOP:
-                raise
-            done.refused.append(dst)
+    answers = await bulk.exchange([rtnl_routes.put(route) for route in missing])
+    for route, answer in zip(missing, answers, strict=True):
+        if not answer.errno:
+            done.written.append(route)
+        elif answer.errno in _NO_SUCH_NEXT_HOP:
+            done.refused[route.dst] = answer.reason
         else:
-            done.written.append(dst)
-    refused = set(done.refused)
-    for dst, routes in there.items():
-        for route in routes:
-            if route.unreachable:
-                stays = dst in blocked
-            elif dst in missing:
-                # Written in its place already, unless that was refused or the metric differs.
-                stays = dst not in refused and route.metric == 0
-            else:
-                stays = dst in wanted and _is(route, wanted[dst])
-            if not stays and await rtnl.remove_route(route):
-                done.removed.append(route)
+            raise _refusal(route, answer)
+    # One of that prefix and metric is replaced already.
+    gone = {(route.dst, route.metric) for route in done.written}
+    stale = [
+        route
+        for route in there
+        if route not in right
+        and route.dst.subnet_of(network)
+        and not (route.unreachable and route.dst in blocked)
+        and (route.unreachable or (route.dst, route.metric) not in gone)
+    ]
+    answers = await bulk.exchange([rtnl_routes.drop(route) for route in stale])
+    done.removed += [
+        route for route, answer in zip(stale, answers, strict=True) if not answer.errno
+    ]
     return done
 
 
-async def _ours(rtnl: Rtnl, network: IPv4Network) -> dict[IPv4Network, list[RouteInfo]]:
-    found: dict[IPv4Network, list[RouteInfo]] = {}
-    for route in await rtnl.our_routes():
-        if route.dst.subnet_of(network):
-            found.setdefault(route.dst, []).append(route)
-    return found
+def _route(dst: IPv4Network, hop: Hop) -> RouteInfo:
+    return RouteInfo(dst, hop.ifindex, hop.via, 0, PROTO_TUNNELD, SCOPE_GLOBAL, unreachable=False)
 
 
-def _is(route: RouteInfo, hop: Hop) -> bool:
-    seen = (route.ifindex, route.via, route.metric, route.scope, route.unreachable)
-    return seen == (hop.ifindex, hop.via, 0, SCOPE_GLOBAL, False)
+def _refusal(route: RouteInfo, answer: Answer) -> StartError:
+    return StartError(
+        f"the kernel refuses the route to {route.dst}: {answer.reason}",
+        remedy="run as root, or with CAP_NET_ADMIN",
+    )

@@ -178,22 +178,6 @@ class Rtnl:
         )
         if wanted in await self.our_routes():
             return False
-        await self.replace_route(
-            dst, ifindex=ifindex, via=via, onlink=onlink, metric=metric, scope=scope
-        )
-        return True
-
-    async def replace_route(
-        self,
-        dst: IPv4Network,
-        *,
-        ifindex: int,
-        via: IPv4Address | None = None,
-        onlink: bool = False,
-        metric: int = 0,
-        scope: int = SCOPE_GLOBAL,
-    ) -> None:
-        """Write a route without comparing: for who has compared many at once (`peer_routes`)."""
         extra: dict[str, Any] = {"gateway": str(via)} if via else {}
         if onlink:
             extra["flags"] = RTNH_F_ONLINK
@@ -208,6 +192,7 @@ class Rtnl:
             scope=scope,
             **extra,
         )
+        return True
 
     async def ensure_unreachable(self, dst: IPv4Network) -> bool:
         """Have the unreachable route that keeps `dst` from leaving by another way (fail closed)."""
