@@ -1,4 +1,4 @@
-"""`python -m bench SCRIPT [ARGUMENTS]`: run one of the benchmark scripts."""
+"""`python -m bench COMMAND [ARGUMENTS]`: run one of the benchmarks."""
 
 from __future__ import annotations
 
@@ -7,24 +7,41 @@ import sys
 
 from tunneld.errors import TunneldError
 
-SCRIPTS = {
-    "ladder": "TCP and UDP through each rung of the dataplane and through kernel VXLAN",
-    "bars": "every bar of the offload rung against kernel VXLAN, in three settings",
-    "repair": "outage after the device was deleted, the daemon killed, the link set down",
-    "lookup": "nanoseconds per route lookup with 10 and with 10,000 peers",
+COMMANDS = {
+    "list": ("listing", "contenders, workloads and settings, and what is missing here"),
+    "run": ("run", "measure contenders under workloads, write a result file"),
+    "report": ("report", "one static HTML page out of result files"),
+    "compare": ("compare", "what has become worse between two result files, beyond noise"),
+    "ladder": ("ladder", "run: every rung of the dataplane, kernel VXLAN and the direct path"),
+    "bars": ("bars", "every bar of the daemon against kernel VXLAN, in three settings"),
+    "repair": ("repair", "outage after the device was deleted, the daemon killed, the link down"),
+    "lookup": ("lookup", "nanoseconds per route lookup with 10 and with 10,000 peers"),
 }
+"""Command -> module of this package with a `main(arguments)`, and what it does."""
+
+QUICK = "--quick"
+
+
+def usage() -> str:
+    """Return what can be called."""
+    lines = ["usage: python -m bench COMMAND [ARGUMENTS]   (--help after COMMAND tells more)", ""]
+    lines += [f"  {name:8} {text}" for name, (_, text) in COMMANDS.items()]
+    lines += [f"  {QUICK:8} the headline in under 90 seconds: udp against kernel VXLAN"]
+    return "\n".join(lines)
 
 
 def main(arguments: list[str]) -> int:
-    """Run the script that the first argument names; returns the exit code."""
-    if not arguments or arguments[0] not in SCRIPTS:
-        print("usage: python -m bench SCRIPT [ARGUMENTS]   (--help after SCRIPT tells more)\n")
-        for name, line in SCRIPTS.items():
-            print(f"  {name:8} {line}")
-        return 0 if arguments[:1] in (["-h"], ["--help"]) else 2
-    module = importlib.import_module(f"bench.{arguments[0]}")
+    """Run the command that the first argument names; returns the exit code."""
+    if arguments[:1] == [QUICK]:
+        module = "quick"
+    elif arguments and arguments[0] in COMMANDS:
+        module = COMMANDS[arguments[0]][0]
+    else:
+        asked = arguments[:1] in (["-h"], ["--help"])
+        print(usage(), file=sys.stdout if asked else sys.stderr)
+        return 0 if asked else 2
     try:
-        return int(module.main(arguments[1:]))
+        return int(importlib.import_module(f"bench.{module}").main(arguments[1:]))
     except TunneldError as error:
         print(f"bench: {error}", file=sys.stderr)
         return error.exit_code

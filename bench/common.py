@@ -89,6 +89,11 @@ class PingResult:
         return cls({name: float(value) for name, value in figures.items()}, histogram)
 
 
+def cache_dir() -> Path:
+    """Return where compiled generators and unnamed results lie; it may not exist yet."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tunneld"
+
+
 def udpgen() -> Path:
     """Return the compiled UDP generator, building it when its source has changed.
 
@@ -96,7 +101,7 @@ def udpgen() -> Path:
         CommandError: no C compiler, or it failed.
     """
     digest = hashlib.sha256(SOURCE.read_bytes()).hexdigest()[:16]
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tunneld"
+    cache = cache_dir()
     binary = cache / f"udpgen-{digest}"
     if not binary.exists():
         cache.mkdir(parents=True, exist_ok=True)

@@ -35,6 +35,7 @@ def machine() -> dict[str, Any]:
         "memory_gb": round(parse_memory(Path("/proc/meminfo").read_text()) / 1e9, 1),
         "kernel": platform.release(),
         "mitigations": mitigations(),
+        "tcp_congestion": Path("/proc/sys/net/ipv4/tcp_congestion_control").read_text().strip(),
         "python": platform.python_version(),
         "iperf3": first_number(_said(["iperf3", "--version"])),
         "tunneld": tunneld.__version__,

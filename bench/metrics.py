@@ -35,6 +35,11 @@ class Metric:
     higher_is_better: bool = False
     form: str = ".2f"
 
+    def text(self, value: float, *, unit: bool = False) -> str:
+        """Return a figure as printed, with its unit on demand."""
+        number = f"{value:,{self.form}}"
+        return f"{number} {self.unit}".rstrip() if unit else number
+
 
 METRICS: Mapping[str, Metric] = {
     "gbps": Metric("payload delivered", "Gb/s", higher_is_better=True),
@@ -43,6 +48,9 @@ METRICS: Mapping[str, Metric] = {
     "loss": Metric("lost", "share", form=".3f"),
     "duplicates": Metric("arrived twice", "datagrams", form=".0f"),
     "reordered": Metric("overtaken", "datagrams", form=".0f"),
+    "malformed": Metric("arrived damaged", "datagrams", form=".0f"),
+    "count": Metric("round trips", "", higher_is_better=True, form=".0f"),
+    "lost": Metric("round trips without an answer", "", form=".0f"),
     "retransmits": Metric("TCP segments sent again", "segments", form=".0f"),
     "rtt_us_min": Metric("round trip, minimum", "us", form=".1f"),
     "rtt_us_p50": Metric("round trip, median", "us", form=".1f"),
@@ -50,6 +58,7 @@ METRICS: Mapping[str, Metric] = {
     "rtt_us_p99": Metric("round trip, 99 %", "us", form=".1f"),
     "rtt_us_p999": Metric("round trip, 99.9 %", "us", form=".1f"),
     "rtt_us_max": Metric("round trip, longest", "us", form=".1f"),
+    "rtt_us_mean": Metric("round trip, mean", "us", form=".1f"),
     "cpu_s": Metric("CPU, whole machine", "s"),
     "cpu_s_per_gb": Metric("CPU per GB, whole machine", "s/GB"),
     "cpu_us_per_packet": Metric("CPU per packet, whole machine", "us"),
