@@ -70,8 +70,9 @@ class Churn:
         self.removed = 0
 
     def step(self) -> None:
-        self._due = max(self._due + 1 / CHANGES_PER_S, time.monotonic())
-        time.sleep(self._due - time.monotonic())
+        now = time.monotonic()
+        self._due = max(self._due + 1 / CHANGES_PER_S, now)
+        time.sleep(self._due - now)
         number = next(self._numbers)
         subnet = IPv4Network(f"100.96.{number}.0/24")
         path = self._cluster.reserve(subnet, f"10.168.0.{number}")
