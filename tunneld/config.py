@@ -15,6 +15,10 @@ from typing import cast
 
 from tunneld.errors import ConfigError
 from tunneld.options import BY_NAME, OPTIONS, Option
+from tunneld.store.etcd_options import Endpoint, EtcdOptions
+
+# Never repeated in an error: a URL may hold a password too.
+_SECRET = {"etcd-endpoints", "etcd-password"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +27,7 @@ class Config:
 
     Attributes:
         store: store URL, for example `file:/etc/tunneld/store`.
+        etcd: servers, prefix, TLS and user of the etcd store.
         iface: candidates for the external interface, in order.
         iface_regex: regular expressions tried after `iface`.
         iface_can_reach: the interface that routes to this address is external.
@@ -41,6 +46,7 @@ class Config:
     """
 
     store: str
+    etcd: EtcdOptions
     iface: tuple[str, ...]
     iface_regex: tuple[str, ...]
     iface_can_reach: str | None
@@ -88,6 +94,7 @@ def load(flags: Mapping[str, Sequence[str]], environ: Mapping[str, str]) -> Conf
     public_ip = cast("str", values["public-ip"])
     return Config(
         store=cast("str", values["store"]),
+        etcd=_etcd(values, sources),
         iface=cast("tuple[str, ...]", values["iface"]),
         iface_regex=cast("tuple[str, ...]", values["iface-regex"]),
         iface_can_reach=cast("str", values["iface-can-reach"]) or None,
@@ -103,6 +110,27 @@ def load(flags: Mapping[str, Sequence[str]], environ: Mapping[str, str]) -> Conf
         run_dir=Path(cast("str", values["run-dir"])),
         state_dir=Path(cast("str", values["state-dir"])),
         sources=sources,
+    )
+
+
+def _etcd(values: Mapping[str, object], sources: Mapping[str, str]) -> EtcdOptions:
+    def text(name: str) -> str:
+        return cast("str", values[f"etcd-{name}"])
+
+    for one, other in (("certfile", "keyfile"), ("username", "password")):
+        for given, missing in ((one, other), (other, one)):
+            if text(given) and not text(missing):
+                raise ConfigError(
+                    f"is of no use without etcd-{missing}", source=sources[f"etcd-{given}"]
+                )
+    return EtcdOptions(
+        endpoints=cast("tuple[Endpoint, ...]", values["etcd-endpoints"]),
+        prefix=text("prefix"),
+        keyfile=text("keyfile"),
+        certfile=text("certfile"),
+        cafile=text("cafile"),
+        username=text("username"),
+        password=text("password"),
     )
 
 
@@ -176,7 +204,7 @@ def _one(option: Option, text: str, source: str) -> object:
     try:
         value = option.parse(text)
     except ValueError as error:
-        shown = "" if option.name == "etcd-password" else f"{text!r} "
+        shown = "" if option.name in _SECRET else f"{text!r} "
         raise ConfigError(f"{shown}{error}", field=field, source=source) from error
     if option.refusal and value != option.parse(option.default):
         raise ConfigError(f"refused: {option.refusal}", field=field, source=source)

@@ -119,7 +119,7 @@ class Daemon:
 
     async def _start(self, stack: AsyncExitStack, fail: Callable[[BaseException], None]) -> Parts:
         config = self._config
-        self._store = store = open_store(config.store)
+        self._store = store = open_store(config.store, config.etcd)
         stack.push_async_callback(store.close)
         source = f"network config of {store.url}"
         text = await self._until_store_answers("read the network config", store.get_config)

@@ -11,6 +11,8 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from tunneld.store import etcd_options
+
 MINUTES_PER_LEASE = 1440
 """flannel grants a lease for 24 hours."""
 
@@ -126,27 +128,37 @@ def _regex(value: str) -> str:
     return value
 
 
-_ETCD = f"the etcd store {_LATER}; this one has --store file:DIR"
 _KUBE = "tunneld does not run on the Kubernetes API; give it a store"
 
 OPTIONS: tuple[Option, ...] = (
-    Option("store", "etcd:", _text, "where config and leases live: file:DIR", "URL"),
+    Option(
+        "store",
+        "etcd:",
+        _text,
+        "where config and leases live: etcd: (the flags below), file:DIR",
+        "URL",
+    ),
     Option(
         "etcd-endpoints",
-        "http://127.0.0.1:4001,http://127.0.0.1:2379",
-        _text,
-        "etcd servers",
+        etcd_options.DEFAULT_ENDPOINTS,
+        etcd_options.parse_endpoints,
+        "etcd servers, tried in turn",
         "URL,...",
-        refusal=_ETCD,
     ),
     Option(
-        "etcd-prefix", "/coreos.com/network", _text, "prefix of all keys", "PREFIX", refusal=_ETCD
+        "etcd-prefix",
+        etcd_options.DEFAULT_PREFIX,
+        etcd_options.parse_prefix,
+        "prefix of all keys",
+        "PREFIX",
     ),
-    Option("etcd-keyfile", "", _text, "client key", "FILE", refusal=_ETCD),
-    Option("etcd-certfile", "", _text, "client certificate", "FILE", refusal=_ETCD),
-    Option("etcd-cafile", "", _text, "certificate authority", "FILE", refusal=_ETCD),
-    Option("etcd-username", "", _text, "user name", "NAME", refusal=_ETCD),
-    Option("etcd-password", "", _text, "password", "PASSWORD", refusal=_ETCD),
+    Option("etcd-keyfile", "", _text, "client key, PEM", "FILE"),
+    Option("etcd-certfile", "", _text, "client certificate, PEM", "FILE"),
+    Option("etcd-cafile", "", _text, "authority of the servers, PEM; else the system's", "FILE"),
+    Option("etcd-username", "", _text, "user name", "NAME"),
+    Option(
+        "etcd-password", "", _text, "password; better in the environment or in a file", "PASSWORD"
+    ),
     Option("iface", "", _text, "external interface, name or address", "NAME", repeatable=True),
     Option("iface-regex", "", _regex, "the first match is external", "REGEX", repeatable=True),
     Option("iface-can-reach", "", _text, "the interface that routes there", "ADDRESS"),

@@ -113,7 +113,7 @@ def test_bad_network_config(cluster: Cluster, config: str, words: tuple[str, ...
 
 
 @pytest.mark.parametrize(
-    "flag", ["--ip-masq", "-kube-subnet-mgr", "--dataplane=kernel", "--store=etcd:"]
+    "flag", ["--ip-masq", "-kube-subnet-mgr", "--dataplane=kernel", "--store=etcd:x"]
 )
 def test_refused_flags(cluster: Cluster, flag: str) -> None:
     refused(start(cluster, flag), 2, flag.lstrip("-").partition("=")[0])

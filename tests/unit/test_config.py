@@ -92,8 +92,6 @@ def test_a_bad_variable_is_named() -> None:
 @pytest.mark.parametrize(
     ("name", "text", "says"),
     [
-        ("etcd-endpoints", "http://10.0.0.1:2379", "--store file:DIR"),
-        ("etcd-password", "secret", "--store file:DIR"),
         ("ip-masq", "true", "masquerading comes with a later release"),
         ("public-ipv6", "fd00::1", "IPv6 comes with a later release"),
         ("healthz-port", "8080", "later release"),
@@ -106,6 +104,39 @@ def test_what_is_not_here_yet_is_refused(name: str, text: str, says: str) -> Non
     with pytest.raises(ConfigError) as caught:
         load({}, {"FLANNELD_" + name.upper().replace("-", "_"): text})
     assert says in str(caught.value)
+
+
+def test_the_etcd_flags() -> None:
+    flags = {
+        "etcd-endpoints": ["https://10.0.0.1:2379,https://10.0.0.2:2379"],
+        "etcd-prefix": ["/other/"],
+        "etcd-cafile": ["ca.pem"],
+        "etcd-username": ["me"],
+    }
+    etcd = load(flags, {"FLANNELD_ETCD_PASSWORD": "secret"}).etcd
+    assert [str(endpoint) for endpoint in etcd.endpoints] == flags["etcd-endpoints"][0].split(",")
+    assert (etcd.prefix, etcd.cafile, etcd.username) == ("/other", "ca.pem", "me")
+    assert etcd.password == "secret"
+    assert [str(endpoint) for endpoint in load({}, {}).etcd.endpoints] == [
+        "http://127.0.0.1:4001",
+        "http://127.0.0.1:2379",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        ({"etcd-username": ["me"]}, "flag --etcd-username: is of no use without etcd-password"),
+        ({"etcd-password": ["secret"]}, "flag --etcd-password: .* without etcd-username"),
+        ({"etcd-certfile": ["c"]}, "flag --etcd-certfile: .* without etcd-keyfile"),
+        ({"etcd-keyfile": ["k"]}, "flag --etcd-keyfile: .* without etcd-certfile"),
+        ({"etcd-endpoints": ["http://me:secret@a"]}, "flag --etcd-endpoints: holds a user"),
+        ({"etcd-prefix": [""]}, "flag --etcd-prefix: '' is no prefix"),
+    ],
+)
+def test_bad_etcd_flags(flags: dict[str, list[str]], says: str) -> None:
+    with pytest.raises(ConfigError, match=says) as caught:
+        load(flags, {})
     assert "secret" not in str(caught.value)
 
 

@@ -37,7 +37,7 @@ async def test_a_relative_directory_is_pinned(
         ("file:", "names no directory"),
         ("file://", "names another host|names no directory"),
         ("file://host/dir", "names another host"),
-        ("etcd:", "comes with a later release .*file:DIR"),
+        ("etcd:http://10.0.0.1:2379", "behind the colon .*--etcd-endpoints"),
         ("file:/proc/version", "is not a directory"),
         ("file:a\0b", "names no directory"),
     ],
@@ -51,4 +51,4 @@ def test_other_urls_are_refused_with_a_remedy(url: str, words: str) -> None:
 
 
 def test_each_scheme_has_one_line() -> None:
-    assert set(STORES) == {"file"}
+    assert set(STORES) == {"etcd", "file"}

@@ -1,0 +1,93 @@
+"""The guard against losing most peers at once."""
+
+from __future__ import annotations
+
+import pytest
+
+from tunneld.store import Deleted, Entry, Listed, Put
+from tunneld.store.etcd_keys import Listing
+from tunneld.store.etcd_mirror import Mirror
+
+GRACE = 10.0
+
+
+def entry(number: int, revision: int = 1) -> Entry:
+    return Entry(str(number), b"v", revision, revision)
+
+
+def listing(*numbers: int, revision: int = 100, cluster: int = 7) -> Listing:
+    return Listing(tuple(entry(number) for number in numbers), revision, cluster)
+
+
+def keys(listed: Listed) -> set[int]:
+    return {int(item.key) for item in listed.entries}
+
+
+@pytest.fixture
+def mirror() -> Mirror:
+    mirror = Mirror({"0"}, GRACE)
+    mirror.listed(listing(*range(10)), 0.0)
+    return mirror
+
+
+def test_a_few_go_at_once(mirror: Mirror) -> None:
+    assert keys(mirror.listed(listing(0, 1, 2, 3, 4, 5), 1.0)) == {0, 1, 2, 3, 4, 5}
+    assert mirror.due(1.0) is None
+
+
+def test_most_are_kept_until_a_later_listing_confirms(mirror: Mirror) -> None:
+    assert keys(mirror.listed(listing(0, 1), 1.0)) == set(range(10))
+    assert mirror.due(2.0) == GRACE - 1
+    # Nothing a listing in between says counts as a confirmation.
+    assert keys(mirror.listed(listing(0, 1), 5.0)) == set(range(10))
+    assert mirror.due(1.0 + GRACE) == 0
+    assert keys(mirror.listed(listing(0, 1), 1.0 + GRACE)) == {0, 1}
+    assert mirror.due(20.0) is None
+
+
+def test_what_comes_back_is_kept_for_good(mirror: Mirror) -> None:
+    mirror.listed(listing(0), 1.0)
+    assert mirror.changed([Put(entry(1, 200))], 200, 2.0) == [Put(entry(1, 200))]
+    assert keys(mirror.listed(listing(0, 1, 2), 1.0 + GRACE)) == {0, 1, 2}
+
+
+def test_our_own_key_is_never_kept(mirror: Mirror) -> None:
+    assert keys(mirror.listed(listing(), 1.0)) == set(range(1, 10))
+    assert mirror.changed([Deleted("0")], 101, 2.0) == [Deleted("0")]
+
+
+def test_less_than_four_are_no_mass() -> None:
+    mirror = Mirror({"0"}, GRACE)
+    mirror.listed(listing(0, 1, 2, 3), 0.0)
+    assert keys(mirror.listed(listing(0), 1.0)) == {0}
+
+
+@pytest.mark.parametrize(("revision", "cluster"), [(99, 7), (100, 8)])
+def test_another_history_keeps_even_one(revision: int, cluster: int) -> None:
+    mirror = Mirror({"0"}, GRACE)
+    mirror.listed(listing(0, 1), 0.0)
+    assert mirror.is_other(cluster, revision)
+    assert keys(mirror.listed(listing(revision=revision, cluster=cluster), 1.0)) == {1}
+    assert keys(mirror.listed(listing(revision=101, cluster=cluster), 1.0 + GRACE)) == set()
+
+
+def test_deletions_of_one_transaction_are_kept(mirror: Mirror) -> None:
+    assert mirror.changed([Deleted(str(n)) for n in range(10)], 101, 1.0) == [Deleted("0")]
+    assert mirror.held == 9
+    assert keys(mirror.listed(listing(revision=102), 1.0 + GRACE)) == set()
+
+
+def test_deletions_one_by_one_are_kept_from_the_half_on(mirror: Mirror) -> None:
+    gone = [bool(mirror.changed([Deleted(str(n))], 100 + n, 1.0)) for n in range(1, 10)]
+    assert gone == [True] * 4 + [False] * 5
+
+
+def test_deletions_over_time_are_no_mass(mirror: Mirror) -> None:
+    for number in range(1, 10):
+        assert mirror.changed([Deleted(str(number))], 100 + number, 2.0 * number)
+
+
+def test_a_key_that_is_put_again_in_the_same_answer_is_there(mirror: Mirror) -> None:
+    batch: list[Put | Deleted] = [Deleted("1"), Put(entry(1, 101))]
+    assert mirror.changed(batch, 101, 1.0) == [Put(entry(1, 101))]
+    assert mirror.changed([Put(entry(1, 102)), Deleted("1")], 102, 1.0) == [Deleted("1")]

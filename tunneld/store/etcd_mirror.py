@@ -1,0 +1,120 @@
+"""What the watch has shown so far, and the guard against losing most peers at once. Pure.
+
+A store that comes back empty (its data directory was wiped, a backup was restored) and a hand that
+slipped (`etcdctl del --prefix`) would take nearly every route away in one moment, although the
+peers live on and put their keys again within seconds. So when more than half of the peers vanish
+at once, or the whole history is another one, what vanished is kept for a grace time, and goes when
+a listing made after that does not have it either.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Container, Iterable
+from typing import TYPE_CHECKING
+
+from tunneld.store import Deleted, Entry, Listed, Put, StoreEvent
+
+if TYPE_CHECKING:
+    from tunneld.store.etcd_keys import Listing
+
+log = logging.getLogger(__name__)
+
+GRACE_S = 10.0
+"""How long peers that vanished together are kept."""
+
+_AT_LEAST = 4
+_TOGETHER_S = 1.0
+
+
+class Mirror:
+    """The content of the store as its consumer knows it.
+
+    Args:
+        own: names of the keys that this node holds: their loss is told at once.
+        grace: seconds, see `GRACE_S`.
+    """
+
+    def __init__(self, own: Container[str], grace: float = GRACE_S) -> None:
+        self._own = own
+        self._grace = grace
+        self._known: dict[str, Entry] = {}
+        self._held: dict[str, float] = {}
+        self._recent: deque[float] = deque()
+        self._cluster = 0
+        self._revision = 0
+
+    @property
+    def held(self) -> int:
+        """How many entries are kept although the store has them no longer."""
+        return len(self._held)
+
+    def is_other(self, cluster: int, revision: int) -> bool:
+        """Tell whether a store in this state has another history than the one we followed."""
+        return self._cluster != 0 and (cluster != self._cluster or revision < self._revision)
+
+    def due(self, now: float) -> float | None:
+        """Return the seconds until kept entries must be looked at again; None: there are none."""
+        return min(self._held.values()) - now if self._held else None
+
+    def listed(self, listing: Listing, now: float) -> Listed:
+        """Take a listing; returns what the consumer shall take for the content."""
+        found = {entry.key: entry for entry in listing.entries}
+        gone = [key for key in self._known if key not in found and key not in self._own]
+        vanished = [key for key in gone if key not in self._held]
+        if self.is_other(listing.cluster, listing.revision):
+            log.warning("the store has lost its history: it was wiped or restored")
+            self._hold(vanished, now)
+        elif self._is_mass(len(vanished)):
+            self._hold(vanished, now)
+        self._held = {key: self._held[key] for key in gone if self._held.get(key, now) > now}
+        self._known = found | {key: self._known[key] for key in self._held}
+        self._cluster, self._revision = listing.cluster, listing.revision
+        self._recent.clear()
+        return Listed(tuple(self._known[key] for key in sorted(self._known)))
+
+    def changed(
+        self, batch: Iterable[Put | Deleted], revision: int, now: float
+    ) -> list[StoreEvent]:
+        """Take one answer of the watch; returns what the consumer shall see of it."""
+        events: list[StoreEvent] = []
+        self._revision = max(self._revision, revision)
+        last = {_name(event): event for event in batch}
+        deleted = [key for key, event in last.items() if isinstance(event, Deleted)]
+        vanished = [key for key in deleted if key in self._known and key not in self._own]
+        vanished = [key for key in vanished if key not in self._held]
+        while self._recent and self._recent[0] < now - _TOGETHER_S:
+            self._recent.popleft()
+        if self._is_mass(len(vanished)):
+            self._hold(vanished, now)
+        else:
+            self._recent.extend(now for _ in vanished)
+        for key, event in last.items():
+            if isinstance(event, Put):
+                self._held.pop(key, None)
+                self._known[key] = event.entry
+                events.append(event)
+            elif key not in self._held:
+                self._known.pop(key, None)
+                events.append(event)
+        return events
+
+    def _is_mass(self, vanished: int) -> bool:
+        peers = sum(key not in self._own and key not in self._held for key in self._known)
+        together = vanished + len(self._recent)
+        return vanished > 0 and together >= _AT_LEAST and 2 * together > peers + len(self._recent)
+
+    def _hold(self, keys: list[str], now: float) -> None:
+        if not keys:
+            return
+        self._held.update(dict.fromkeys(keys, now + self._grace))
+        log.warning(
+            "%d leases vanished at once; they are kept for %g s, then looked at again",
+            len(keys),
+            self._grace,
+        )
+
+
+def _name(event: Put | Deleted) -> str:
+    return event.entry.key if isinstance(event, Put) else event.key
