@@ -158,3 +158,55 @@ def test_a_command_that_fails_half_way_is_undone(cable: Cluster) -> None:
         pytest.fail("it cannot have come up")
     assert broken.pids() == []
     assert traces(cable) == before
+
+
+WRAPPER = """#!/bin/sh
+exec {python} -m tunneld run --run-dir="$(mktemp -d {scratch}/run-XXXXXX)" \\
+    --state-dir="$(mktemp -d {scratch}/state-XXXXXX)" "$@"
+"""
+
+
+@pytest.fixture
+def flanneld(tmp_path: Path) -> Path:
+    """Our own daemon as the binary: it takes flannel's flags and speaks with the same etcd."""
+    wrapper = tmp_path / "flanneld"
+    wrapper.write_text(WRAPPER.format(python=sys.executable, scratch=tmp_path))
+    wrapper.chmod(0o755)
+    return wrapper
+
+
+class TestFlannel:
+    def test_etcd_and_both_daemons_come_up_carry_and_go(
+        self, cable: Cluster, flanneld: Path
+    ) -> None:
+        contender = registry(Options(flanneld=str(flanneld)))["flannel"]
+        assert contender.missing() is None
+        one, other = cable.containers
+        with contender.up(cable):
+            assert len(contender.pids()) == 2  # etcd carries nothing
+            assert len(cable.nodes[0].node.pids()) >= 2
+            answer = ping(one, other.address, size=1472 - 28, dont_fragment=True, timeout=5.0)
+            assert answer is not None
+            assert answer.type == 0
+            lines = contender.command_lines()
+            assert sum("etcdctl" in line for line in lines) == 3
+            assert sum("--etcd-endpoints=http://10.168.0.2:2379" in line for line in lines) == 2
+        assert contender.pids() == []
+        assert [host.node.pids() for host in cable.nodes] == [[], []]
+        assert [host.node.ip("-o", "link").count("flannel0") for host in cable.nodes] == [0, 0]
+        assert not list(cable.lab.directory.glob("flannel-*"))
+
+    def test_a_binary_that_ends_is_reported_and_etcd_goes_too(
+        self, cable: Cluster, tmp_path: Path
+    ) -> None:
+        binary = tmp_path / "flanneld"
+        binary.write_text("#!/bin/sh\necho this is no flannel\nexit 1\n")
+        binary.chmod(0o755)
+        before = traces(cable)
+        contender = registry(Options(flanneld=str(binary)))["flannel"]
+        with (
+            pytest.raises(CommandError, match="flanneld ended with status 1 on node1: this is no"),
+            contender.up(cable),
+        ):
+            pytest.fail("it cannot have come up")
+        assert traces(cable) == before
