@@ -2,7 +2,9 @@
 
 A key below `<prefix>/subnets/` is `100.96.1.0-24`, or `10.12.13.0-24&fd00:12:13::-56` for dual
 stack; the value is what flannel's LeaseAttrs prints, for example
-`{"PublicIP":"10.168.0.11","PublicIPv6":null}` (flannel v0.28.9, pkg/subnet/subnet.go).
+`{"PublicIP":"10.168.0.11","PublicIPv6":null}` (flannel v0.28.9, pkg/subnet/subnet.go). What a
+backend adds, for example `"BackendType":"vxlan","BackendData":{"VNI":1,"VtepMAC":"be:51:..."}`, is
+carried along here; `VtepData` reads what the vxlan backends write.
 """
 
 from __future__ import annotations
@@ -21,6 +23,8 @@ _KEY = re.compile(
     r"(?:&(?P<address6>[0-9a-f:]+)-(?P<length6>0|[1-9][0-9]{0,2}))?",
     re.ASCII,
 )
+
+_MAC = re.compile(r"[0-9A-Fa-f]{2}(?::[0-9A-Fa-f]{2}){5}|[0-9A-Fa-f]{2}(?:-[0-9A-Fa-f]{2}){5}")
 
 # flannel reads the lengths as 5 and 7 bits, so that no flannel node could follow a longer one.
 _MAX_LENGTH = 31
@@ -85,6 +89,47 @@ class Lease:
     def public_ip(self) -> IPv4Address:
         """The holder's public IP."""
         return self.attrs.public_ip
+
+
+@dataclass(frozen=True, slots=True)
+class VtepData:
+    """The BackendData of a vxlan lease (flannel, pkg/backend/vxlan, vxlanLeaseAttrs).
+
+    Attributes:
+        mac: of the node's VTEP, lower case with colons.
+        vni: None where an old writer left it out.
+    """
+
+    mac: str
+    vni: int | None
+
+    @property
+    def document(self) -> dict[str, object]:
+        """The same as JSON, in flannel's order."""
+        return {"VNI": self.vni, "VtepMAC": self.mac}
+
+
+def parse_vtep(backend_data: object) -> VtepData:
+    """Read the BackendData of a vxlan lease.
+
+    Raises:
+        LeaseFormatError: it is no such object, or the MAC is none that a VTEP can have.
+    """
+    if not isinstance(backend_data, dict):
+        raise LeaseFormatError(f"BackendData is a {gojson.kind(backend_data)}, not an object")
+    fields = gojson.fold(backend_data)
+    mac, vni = _text(fields, "VtepMAC"), fields.get("vni")
+    if mac is None:
+        raise LeaseFormatError("BackendData has no VtepMAC")
+    # The two forms of 48 bits that Go's ParseMAC takes and that somebody may have typed.
+    if not _MAC.fullmatch(mac):
+        raise LeaseFormatError(f"VtepMAC {gojson.shown(mac)} is no MAC address")
+    octets = bytes.fromhex(mac.replace("-", ":").replace(":", ""))
+    if octets[0] & 1 or not any(octets):
+        raise LeaseFormatError(f"VtepMAC {gojson.shown(mac)} is no address of one station")
+    if vni is not None and (isinstance(vni, bool) or not isinstance(vni, int)):
+        raise LeaseFormatError(f"VNI is a {gojson.kind(vni)}, not a whole number")
+    return VtepData(octets.hex(":"), vni)
 
 
 def parse_key(key: str) -> SubnetKey:

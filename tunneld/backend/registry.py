@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 from tunneld.backend.host_gw import HostGwBackend
 from tunneld.backend.udp import UdpBackend
+from tunneld.backend.vxlan import VxlanBackend
+from tunneld.backend.vxlan_miss import VxlanMissBackend
 from tunneld.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -16,6 +18,8 @@ if TYPE_CHECKING:
 BACKENDS: dict[str, Callable[[BackendOptions, Rtnl], Backend]] = {
     "udp": UdpBackend,
     "host-gw": HostGwBackend,
+    "vxlan": VxlanBackend,
+    "vxlan-miss": VxlanMissBackend,
 }
 
 

@@ -137,6 +137,7 @@ class Cluster:
         second_mtu: of the second link behind the router.
         faults: what the relay does to frames.
         config: the network config document.
+        backend: its Backend object, such as `{"Type": "vxlan"}`, in place of the one in `config`.
     """
 
     def __init__(
@@ -149,11 +150,12 @@ class Cluster:
         second_mtu: int = 1400,
         faults: Faults | None = None,
         config: Mapping[str, Any] = CONFIG,
+        backend: Mapping[str, Any] | None = None,
     ) -> None:
         self.lab = Lab()
         self.nodes: list[ClusterNode] = []
         self._count = nodes
-        self._config = config
+        self._config = config if backend is None else {**config, "Backend": backend}
         self._shape = shape
         self._setting = setting
         self._mtu = mtu

@@ -29,6 +29,7 @@ from tunneld.link.rtnl_info import (
     read_route,
 )
 from tunneld.link.rtnl_socket import RtnlSocket
+from tunneld.link.rtnl_vxlan import VxlanInfo, VxlanSettings, creation, read_vxlan
 from tunneld.link.rtnl_watch import KernelEvent, open_watch, watch
 
 __all__ = ["AddressInfo", "KernelEvent", "LinkInfo", "RouteInfo", "Rtnl"]
@@ -245,6 +246,35 @@ class Rtnl:
                 return False
             raise
         return True
+
+    async def vxlan(self, name: str) -> VxlanInfo | None:
+        """Return what bears this name, its VXLAN settings too, or None."""
+        try:
+            for message in await self._socket.ask("link", "get", ifname=name):
+                return read_vxlan(message)
+        except NetlinkError as error:
+            if not _gone(error):
+                raise
+        return None
+
+    async def vxlans(self) -> list[VxlanInfo]:
+        """Return all VXLAN devices."""
+        found = [read_vxlan(message) for message in await self._socket.dump("link")]
+        return [info for info in found if info.kind == "vxlan"]
+
+    async def add_vxlan(self, name: str, settings: VxlanSettings, *, mac: str, mtu: int) -> None:
+        """Make a VXLAN device, down."""
+        made = creation(settings)
+        await self._socket.ask("link", "add", ifname=name, address=mac, mtu=mtu, **made)
+
+    async def set_link(self, index: int, **wanted: Any) -> None:
+        """Change an interface: `set_link(3, state="up", address="be:51:5e:8d:fd:f9")`."""
+        await self._socket.ask("link", "set", index=index, **wanted)
+
+    async def remove_address(self, info: AddressInfo) -> None:
+        """Take an address from its interface."""
+        address = {"address": str(info.address), "prefixlen": info.prefix_len}
+        await self._socket.ask("addr", "del", index=info.ifindex, **address)
 
     def watch(self) -> AsyncIterator[KernelEvent]:
         """Yield changes of links, addresses and routes from now on; see `rtnl_watch`."""

@@ -102,22 +102,20 @@ async def routes(bulk: BulkSocket, *, proto: int = 0, ifindex: int = 0) -> list[
     return [read(found) for found in await bulk.dump(_RTM_GETROUTE, body)]
 
 
-async def on_link(bulk: BulkSocket, addresses: Sequence[IPv4Address]) -> set[IPv4Address]:
-    """Return those of the addresses that the kernel would send to without a router.
+async def on_link(bulk: BulkSocket, addresses: Sequence[IPv4Address]) -> dict[IPv4Address, int]:
+    """Return which addresses the kernel sends to without a router, and by which interface.
 
     flannel asks the same (pkg/ip, DirectRouting): a route, and no gateway in it.
     """
+    head = _RTMSG.pack(socket.AF_INET, 32, 0, 0, 0, 0, 0, 0, 0)
     requests = [
-        Request(
-            _RTM_GETROUTE,
-            _RTMSG.pack(socket.AF_INET, 32, 0, 0, 0, 0, 0, 0, 0)
-            + attribute(_RTA_DST, address.packed),
-        )
-        for address in addresses
+        Request(_RTM_GETROUTE, head + attribute(_RTA_DST, address.packed)) for address in addresses
     ]
-    answers = await bulk.exchange(requests)
-    return {
-        address
-        for address, answer in zip(addresses, answers, strict=True)
-        if answer.errno == 0 and answer.replies and read(answer.replies[0]).via is None
-    }
+    found = {}
+    for address, answer in zip(addresses, await bulk.exchange(requests), strict=True):
+        # The seventh byte of struct rtmsg is the type: an address of this host is none of a peer.
+        if answer.replies and answer.replies[0][7] == _RTN_UNICAST:
+            route = read(answer.replies[0])
+            if route.via is None and route.ifindex is not None:
+                found[address] = route.ifindex
+    return found
