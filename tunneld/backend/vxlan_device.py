@@ -18,6 +18,7 @@ from pyroute2.netlink.exceptions import NetlinkError
 from tunneld.backend.udp_socket import port_owner
 from tunneld.errors import StartError
 from tunneld.link import sysctl
+from tunneld.link.rtnl_vxlan import ALIAS
 from tunneld.observe.log import fields
 
 if TYPE_CHECKING:
@@ -25,9 +26,6 @@ if TYPE_CHECKING:
     from tunneld.link.rtnl_vxlan import VxlanInfo, VxlanSettings
 
 log = logging.getLogger(__name__)
-
-ALIAS = "tunneld"
-"""Stands on the devices that we made or took over, so that `tunneld cleanup` finds them."""
 
 _NO_IPV6 = {"net/ipv6/conf/{}/disable_ipv6": "1"}
 

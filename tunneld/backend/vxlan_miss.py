@@ -55,9 +55,10 @@ class Answers:
         peer = self._by_mac.get(asked.mac) if asked.fdb else self._of(asked.dst)
         if peer is None:
             return []
+        # The FDB entry first: with the neighbour the kernel sends at once what waits for it.
         found = [Neighbour(asked.ifindex, peer.mac, peer.public_ip, NUD_REACHABLE, fdb=True)]
         if not asked.fdb:
-            found.insert(0, Neighbour(asked.ifindex, peer.mac, asked.dst, NUD_REACHABLE, fdb=False))
+            found.append(Neighbour(asked.ifindex, peer.mac, asked.dst, NUD_REACHABLE, fdb=False))
         return found
 
     def right(self, entry: Neighbour) -> bool:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tunneld.errors import StartError
+from tunneld.link.rtnl_vxlan import ALIAS
 from tunneld.observe.status import SOCKET_NAME
 from tunneld.run_dir import RunDirLock
 
@@ -70,7 +71,9 @@ async def remove_all(rtnl: Rtnl) -> list[str]:
     routes = await rtnl.our_routes()
     # The device first: while it goes, the unreachable routes still hold.
     devices = {names.get(route.ifindex or 0, "") for route in routes}
-    ours = sorted(name for name in devices if name.startswith(DEVICE_PREFIX))
+    # A VTEP may have no routes, and a udp device bears no mark: it never outlives its daemon.
+    marked = {info.name for info in await rtnl.vxlans() if info.alias == ALIAS}
+    ours = sorted(marked | {name for name in devices if name.startswith(DEVICE_PREFIX)})
     removed = [f"device {name}" for name in ours if await rtnl.remove_link(name)]
     for route in await rtnl.our_routes():
         await rtnl.remove_route(route)

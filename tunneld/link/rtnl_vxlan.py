@@ -6,6 +6,9 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address
 from typing import Any
 
+ALIAS = "tunneld"
+"""Stands on the devices that we made or took over, so that `tunneld cleanup` finds them."""
+
 
 @dataclass(frozen=True, slots=True)
 class VxlanSettings:
