@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
+import os
 import re
 import shutil
 import signal
@@ -77,16 +78,29 @@ def counting(pids: Sequence[int], name: str) -> Iterator[Counts]:
 
 
 def _perf(pids: Sequence[int]) -> Iterator[Counts]:
-    events = ["-e", f"{SYSCALLS},{SWITCHES}"]
-    argv = ["perf", "stat", "-j", *events, "-p", ",".join(map(str, pids))]
-    # perf needs some ms to attach. It is idle meanwhile, and the load is measured by itself.
-    child = process.start(argv, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL)
+    (from_us, to_perf), (from_perf, to_us) = os.pipe(), os.pipe()
+    # It begins switched off and answers once it is on: attaching takes longer than a short load.
+    control = ["-D", "-1", "--control", f"fd:{from_us},{to_us}"]
+    argv = ["perf", "stat", "-j", *control, "-e", f"{SYSCALLS},{SWITCHES}"]
+    argv += ["-p", ",".join(map(str, pids))]
+    child = process.start(
+        argv, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, pass_fds=(from_us, to_us)
+    )
+    os.close(from_us)
+    os.close(to_us)
     counts = Counts(f"perf {SYSCALLS}")
     try:
+        with contextlib.suppress(BrokenPipeError):  # it has ended: the next line says why
+            os.write(to_perf, b"enable\n")
+        if not os.read(from_perf, 64).startswith(b"ack"):
+            said = _interrupt(child).strip().split("\n", 1)[0]
+            raise process.CommandError(f"perf: {said}")
         yield counts
         found = parse_perf(_interrupt(child))
         counts.syscalls, counts.switches = found.get(SYSCALLS, 0), found.get(SWITCHES, 0)
     finally:
+        os.close(to_perf)
+        os.close(from_perf)
         process.stop([child])
         if child.stderr is not None:
             child.stderr.close()
