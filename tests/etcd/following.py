@@ -25,6 +25,14 @@ def value(number: int) -> bytes:
     return f'{{"PublicIP":"10.168.1.{number}","PublicIPv6":null}}'.encode()
 
 
+async def disconnected(store: Store, words: str = "", seconds: float = 30.0) -> None:
+    """Wait until the store says that it is cut off, in these words."""
+    async with asyncio.timeout(seconds):
+        # The store tells nobody when its health changes.
+        while store.health().state != "disconnected" or words not in store.health().detail:  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
+
+
 class Follower:
     """Keeps what a watch tells, as the daemon would; use it as an async context."""
 

@@ -147,12 +147,12 @@ class EtcdServer:
     def _tls_args(self) -> list[str]:
         if self._tls is None:
             return []
-        server, authority = self._tls.server, str(self._tls.authority)
-        return [
-            *("--cert-file", str(server.cert), "--key-file", str(server.key)),
-            *("--trusted-ca-file", authority),
-            *(["--client-cert-auth"] if self._tls.client_required else []),
-        ]
+        server = self._tls.server
+        args = ["--cert-file", str(server.cert), "--key-file", str(server.key)]
+        # With an authority to check them by, etcd insists on certificates of clients.
+        if self._tls.client_required:
+            args += ["--client-cert-auth", "--trusted-ca-file", str(self._tls.authority)]
+        return args
 
     def wait_ready(self) -> None:
         """Wait until it answers.

@@ -52,11 +52,12 @@ _WORDS: tuple[tuple[str, Cure, str], ...] = (
 _TLS: tuple[tuple[str, str], ...] = (
     ("has expired", "renew the certificate of the server, or set the clock"),
     ("CERTIFICATE_VERIFY_FAILED", "give the authority of the servers with --etcd-cafile"),
-    ("No match found for server name", "the certificate must name the host of the endpoint"),
-    ("hostname", "the certificate must name the host of the endpoint"),
-    ("WRONG_VERSION_NUMBER", "the server speaks no TLS: use http:// in --etcd-endpoints"),
-    ("certificate required", "give --etcd-certfile and --etcd-keyfile"),
-    ("bad certificate", "the server refuses --etcd-certfile"),
+    ("Hostname Verification", "the certificate must name the host of the endpoint"),
+    ("Handshake read failed", "if the server speaks no TLS, use http:// in --etcd-endpoints"),
+    # What gRPC makes of the alert that a TLS 1.3 server sends after the handshake.
+    ("Unwrap failed", "the server wants a certificate: --etcd-certfile and --etcd-keyfile"),
+    ("Socket closed", "if the server speaks TLS, use https:// in --etcd-endpoints"),
+    ("Connection reset", "if the server speaks TLS, use https:// in --etcd-endpoints"),
 )
 
 
