@@ -6,6 +6,8 @@ import errno
 from collections.abc import Callable, Mapping
 from ipaddress import IPv4Address, IPv4Network
 
+import pytest
+
 from tunneld.backend.packet_path import PacketPath
 from tunneld.dataplane import Dataplane, DataplaneCounters, PeerCounters, Route, RouteSnapshot
 from tunneld.dataplane.ladder import Rung
@@ -34,6 +36,7 @@ class FakeDataplane:
         self.routes = routes
         self.stopped = False
         self.on_exit: Callable[[OSError | None], None] | None = None
+        self.seen: Mapping[str, int | bool | str] = {"batch": 64}
 
     def start(self, on_exit: Callable[[OSError | None], None]) -> None:
         self.on_exit = on_exit
@@ -48,7 +51,7 @@ class FakeDataplane:
         return {route.subnet: PeerCounters(1, 10, 2, 20) for route in self.routes.routes}
 
     def gauges(self) -> Mapping[str, int | bool | str]:
-        return {"batch": 64}
+        return self.seen
 
     async def stop(self) -> None:
         self.stopped = True
@@ -139,3 +142,54 @@ async def test_nothing_is_published_to_a_dead_dataplane() -> None:
     harness.made[0].end(OSError(errno.ENODEV, "gone"))
     harness.path.publish(snapshot(FAR))
     assert [route.subnet for route in harness.made[0].routes.routes] == [NEAR]
+
+
+async def test_several_queues_are_seen_as_one() -> None:
+    harness = Harness()
+    path = harness.path
+    path.start([3, 5, 7], [4, 6, 8], snapshot(NEAR))
+    assert len(harness.made) == 3
+    assert path.threads == 3
+    assert path.counters().outbound == {"packets_read": 3}
+    assert path.counters().inbound == {"packets_read": 6}
+    assert path.peer_counters() == {NEAR: PeerCounters(3, 30, 6, 60)}
+    assert path.queues() == [{"outbound": 1, "inbound": 2}] * 3
+    path.publish(snapshot(NEAR, FAR))
+    assert [len(plane.routes.routes) for plane in harness.made] == [2, 2, 2]
+    await path.stop()
+    assert all(plane.stopped for plane in harness.made)
+    assert (path.threads, path.queues()) == (0, [])
+    path.start([3, 5, 7], [4, 6, 8], snapshot(NEAR))
+    assert path.counters().outbound == {"packets_read": 6}
+    assert path.peer_counters() == {NEAR: PeerCounters(6, 60, 12, 120)}
+
+
+async def test_the_end_of_one_queue_is_the_end_of_all_and_told_once() -> None:
+    harness = Harness()
+    path = harness.path
+    path.start([3, 5], [4, 6], snapshot(NEAR))
+    gone = OSError(errno.ENODEV, "gone")
+    harness.made[1].end(gone)
+    harness.made[0].end(gone)
+    assert harness.lost == [gone]
+    assert not path.running
+    await path.stop()
+    assert all(plane.stopped for plane in harness.made)
+
+
+async def test_gauges_of_several_queues_are_the_worst_of_each() -> None:
+    harness = Harness()
+    path = harness.path
+    assert path.gauges() == {}
+    path.start([3, 5], [4, 6], snapshot(NEAR))
+    harness.made[0].seen = {"segments": 128, "tcp": True, "downgrades_udp": 2, "mode": "x"}
+    harness.made[1].seen = {"segments": 1, "tcp": False, "downgrades_udp": 3, "mode": "x"}
+    assert path.gauges() == {"segments": 1, "tcp": False, "downgrades_udp": 5, "mode": "x"}
+
+
+async def test_one_that_cannot_be_made_starts_none() -> None:
+    harness = Harness()
+    with pytest.raises(ValueError, match="zip"):
+        harness.path.start([3, 5], [4], snapshot(NEAR))
+    assert not harness.path.running
+    assert [plane.on_exit for plane in harness.made] == [None]

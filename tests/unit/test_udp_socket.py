@@ -80,3 +80,59 @@ def test_drops_are_counted() -> None:
 def test_path_mtu_of_loopback() -> None:
     # A datagram cannot be longer than 65535, whatever the device (65536) would take.
     assert udp_socket.path_mtu(LOOPBACK, 9) == 65535
+
+
+def test_a_group_shares_one_port_and_takes_in_nobody_else() -> None:
+    sockets = udp_socket.open_group(LOOPBACK, 0, 3)
+    try:
+        (port,) = {sock.getsockname()[1] for sock in sockets}
+        # A second daemon with several queues would take half of the traffic.
+        with pytest.raises(StartError, match="in use"):
+            udp_socket.open_group(LOOPBACK, port, 2)
+        with pytest.raises(StartError, match="in use"):
+            udp_socket.open_group(LOOPBACK, port, 1)
+    finally:
+        for sock in sockets:
+            sock.close()
+
+
+def test_what_one_sender_sends_comes_to_one_socket_of_a_group() -> None:
+    sockets = udp_socket.open_group(LOOPBACK, 0, 4)
+    used = set()
+    try:
+        for _ in range(32):
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+                for number in range(10):
+                    sender.sendto(bytes([number]), sockets[0].getsockname())
+            found = [_waiting(sock) for sock in sockets]
+            assert sorted(found) == [[], [], [], list(range(10))]
+            used.add(found.index(list(range(10))))
+    finally:
+        for sock in sockets:
+            sock.close()
+    assert len(used) > 1
+
+
+def _waiting(sock: socket.socket) -> list[int]:
+    found = []
+    while True:
+        try:
+            found.append(sock.recv(16)[0])
+        except BlockingIOError:
+            return found
+
+
+def test_a_group_that_fails_half_way_leaves_nothing_open(monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[socket.socket] = []
+
+    def open_two(address: IPv4Address, port: int, *, shared: bool = False) -> socket.socket:
+        if len(opened) == 2:
+            raise StartError("no more")
+        opened.append(real(address, port, shared=shared))
+        return opened[-1]
+
+    real = udp_socket.open_socket
+    monkeypatch.setattr(udp_socket, "open_socket", open_two)
+    with pytest.raises(StartError, match="no more"):
+        udp_socket.open_group(LOOPBACK, 0, 3)
+    assert [sock.fileno() for sock in opened] == [-1, -1]

@@ -82,7 +82,8 @@ def open_group(address: IPv4Address, port: int, count: int) -> list[socket.socke
     try:
         sockets[0].setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         port = sockets[0].getsockname()[1]
-        sockets += [open_socket(address, port, shared=True) for _ in range(1, count)]
+        while len(sockets) < count:
+            sockets.append(open_socket(address, port, shared=True))
     except BaseException:
         for sock in sockets:
             sock.close()
@@ -138,7 +139,10 @@ def port_owner(port: int, proc: Path = Path("/proc")) -> str:
                 return f"{name} (pid {directory.name})"
         except OSError:
             continue
-    return "a process that we may not see (try `ss -ulpn` as root)"
+    return (
+        "a process that we may not see, or the kernel itself (try `ss -ulpn` and `ip fou show` as"
+        " root; `tunneld cleanup` removes what --dataplane=kernel left)"
+    )
 
 
 def _inodes(port: int, proc: Path) -> set[str]:
