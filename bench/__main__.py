@@ -16,6 +16,7 @@ COMMANDS = {
     "bars": ("bars", "every bar of the daemon against kernel VXLAN, in three settings"),
     "repair": ("repair", "outage after the device was deleted, the daemon killed, the link down"),
     "lookup": ("lookup", "nanoseconds per route lookup with 10 and with 10,000 peers"),
+    "syscalls": ("syscalls", "system calls per packet at TCP saturation, by tracepoints"),
 }
 """Command -> module of this package with a `main(arguments)`, and what it does."""
 
