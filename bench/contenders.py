@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from tunneld.errors import ConfigError
-from tunneld.lab import wait_for_ping
+from tunneld.lab import process, wait_for_ping
 
 if TYPE_CHECKING:
     from tunneld.lab import Cluster
@@ -213,10 +213,33 @@ class Udp:
         )
 
 
+class UdpKernel(Udp):
+    """The same bytes by the kernel's fou and ipip: the daemon only sets them up."""
+
+    _TRIALS = (
+        "ip fou add port 8285 ipproto 4",
+        "ip link add t0 type ipip local 10.0.0.1 remote 10.0.0.2 encap fou encap-dport 8285",
+    )
+
+    def missing(self) -> str | None:
+        """Return what this kernel refuses, tried in a namespace of its own."""
+        for trial in self._TRIALS:
+            done = process.run(["unshare", "--net", *trial.split()], check=False)
+            if done.returncode != 0:
+                said = done.stderr.strip().split("\n")[-1]
+                return f"`{trial}`: {said} (a kernel with the modules fou and ipip)"
+        return None
+
+    def pids(self) -> Sequence[int]:
+        """Return nothing: no process is in the path of packets."""
+        return ()
+
+
 def registry(options: Options = Options()) -> dict[str, Contender]:
     """Return every contender by name, in the order of the ladder; optional ones last."""
     items: list[Contender] = [Direct(), Vxlan()]
     items += [Udp(name, arguments) for name, arguments in ARGUMENTS.items()]
+    items.append(UdpKernel("udp-kernel", ("--dataplane=kernel",)))
     items += _optional(options)
     return {item.name: item for item in items}
 

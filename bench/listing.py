@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import textwrap
 from collections.abc import Sequence
 
 from bench import contenders, show
@@ -43,8 +44,13 @@ def main(arguments: Sequence[str]) -> int:
         "settings of the underlay": [[name, text] for name, text in SETTINGS.items()],
     }
     for title, rows in blocks.items():
-        width = max(len(row[0]) for row in rows)
         print(f"{title}:")
-        print("\n".join(f"  {name:{width}}  {text}" for name, text in rows), end="\n\n")
+        for name, text in rows:
+            head = f"  {name:14}"
+            wrapped = textwrap.wrap(
+                text, show.WIDTH, initial_indent=head, subsequent_indent=" " * len(head)
+            )
+            print("\n".join(wrapped))
+        print()
     print(show.HOW_TO)
     return 0

@@ -65,9 +65,11 @@ METRICS: Mapping[str, Metric] = {
     "tunnel_cpu_s": Metric("CPU of the tunnel's processes", "s"),
     "tunnel_cpu_s_per_gb": Metric("CPU per GB of the tunnel's processes", "s/GB"),
     "tunnel_cpu_us_per_packet": Metric("CPU per packet of the tunnel's processes", "us"),
-    "syscalls_per_packet": Metric("system calls of the tunnel per packet", "", form=".3f"),
+    "syscalls_per_packet": Metric(
+        "system calls of the tunnel per packet, both nodes", "", form=".3f"
+    ),
     "context_switches_per_packet": Metric(
-        "context switches of the tunnel per packet", "", form=".3f"
+        "context switches of the tunnel per packet, both nodes", "", form=".3f"
     ),
     "machine_context_switches_per_packet": Metric(
         "context switches of the machine per packet", "", form=".3f"

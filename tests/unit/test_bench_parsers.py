@@ -48,6 +48,7 @@ def test_iperf_both_directions_are_added_up() -> None:
         ("iperf3: error - something", "something"),
         ("", "no output"),
         ('{"start": {}, "end": {}}', "without a result"),
+        (text("iperf3-tcp1.json").replace('"end":', '"error": "lost it", "end":'), "lost it"),
     ],
 )
 def test_iperf_that_failed_says_why(said: str, message: str) -> None:
