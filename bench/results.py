@@ -3,7 +3,7 @@
     {"schema": 1,
      "machine": {"date", "cpu", "cpus", "kernel", "python", ...},       see bench/machine.py
      "setting": "sgro",
-     "plan": {"setting", "contenders", "workloads", "rounds", "seconds"},
+     "plan": {"setting", "contenders", "workloads", "rounds", "seconds", "only"},
      "contenders": {"udp": {"command_lines": [...], "mtu": 1472}, ...},
      "skipped": {"fastd": "not installed: apt-get install fastd"},
      "failures": [{"round", "contender", "workload", "error"}],
@@ -12,7 +12,10 @@
                "quiet": true,
                "histograms": {"rtt_us": [[upper bound, count], ...]},   pingpong only
                "sources": {"syscalls_per_packet": "counters of tunneld"},
-               "began_s": 12.3}]}
+               "traced": {"source", "syscalls_per_packet", ...},        round 1: the cross-check
+               "noise": {"before", "foreign", "stolen", "waited_s"},    see bench/noise.py
+               "said": "5.60 Gb/s, 2.50 s/GB"}],
+     "continued_by": [{"date", "tunneld", "commit"}]}                   versions that went on later
 
 `schema`, `machine`, `setting` and `runs` with their five keys are the contract; all else may be
 absent. A file belongs to one setting and grows only by whole runs: what is in it stays.
