@@ -188,7 +188,8 @@ def _with(table: str, what: str, used: Sequence[Dataset]) -> str:
     note = (
         f"{what} Median (lowest-highest) of interleaved rounds; / {YARDSTICK}: ratio to kernel "
         f"VXLAN in the same round; differences below {NOISE * 100:.0f} % are noise; CPU of the "
-        f"whole machine. {sources}. {machines}."
+        f"whole machine; part of a userspace tunnel's UDP rate comes from a second CPU. {sources}. "
+        f"{machines}."
     )
     return f"{table}\n\n{_wrapped(note)}"
 

@@ -215,19 +215,19 @@ def latency(ident: str, curves: Mapping[str, Cdf], *, title: str) -> str:
         min(max(points[0][0], 0.1) for points in curves.values()),
         max(_quantile(points, 0.999) for points in curves.values()),
     )
-    across = Scale(ticks[0], ticks[-1], left, WIDTH - 10, logarithmic=True)
+    across = Scale(ticks[0], ticks[-1], left, WIDTH - 18, logarithmic=True)
     up = Scale(0, 1, bottom, top)
     body = []
     for share in (0, 0.25, 0.5, 0.75, 1):
         y = up.at(share)
-        body.append(line(left, y, WIDTH - 10, y, "grid" if share else "axis"))
+        body.append(line(left, y, WIDTH - 18, y, "grid" if share else "axis"))
         body.append(text(left - 5, y + 4, f"{share * 100:.0f}", style="tick", anchor="end"))
     body.append(text(left + 4, top + 13, "% of round trips", style="tick"))
     for tick in ticks:
         x = across.at(tick)
         body.append(line(x, top, x, bottom, "grid"))
         body.append(text(x, bottom + 14, short(tick), style="tick", anchor="middle"))
-    middle = (left + WIDTH - 10) / 2
+    middle = (left + WIDTH - 18) / 2
     axis = "round-trip time, \N{MICRO SIGN}s (logarithmic)"
     body.append(text(middle, bottom + 30, axis, style="tick", anchor="middle"))
     # Ours and the yardstick last: on top.

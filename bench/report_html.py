@@ -13,7 +13,7 @@ from bench import report_sections as sections
 from bench.contenders import YARDSTICK
 from bench.report_charts import TIMES
 from bench.report_data import Dataset, Figure
-from bench.report_markup import spread_text, tag
+from bench.report_markup import plain, spread_text, tag
 from bench.report_method import method
 from bench.stats import NOISE, verdict
 
@@ -78,7 +78,7 @@ def page(data: Sequence[Dataset]) -> str:
             tag("h1", title),
             tag("p", _lead(top), class_="lead"),
             tag("p", sections.provenance(data), class_="meta"),
-            tag("nav", *(tag("a", words, href=f"#{ident}") for ident, words in links)),
+            tag("nav", *(tag("a", plain(words), href=f"#{ident}") for ident, words in links)),
             class_="top",
         )
         + "\n<main>\n"
@@ -116,14 +116,15 @@ def _lead(data: Dataset) -> str:
     if not said:
         return "Figures without a ratio: no file here has both tunneld and VXLAN in one round."
     listed = said[0] if len(said) == 1 else ", ".join(said[:-1]) + " and " + said[-1]
-    return f"On this machine, in setting {tag('b', data.setting)}, tunneld as it comes: {listed}."
+    setting = tag("b", plain(data.setting))
+    return f"On this machine, in setting {setting}, tunneld as it comes: {listed}."
 
 
 def _how_to_read(data: Sequence[Dataset]) -> list[str]:
     return [
         f"tunneld as it comes ({tag('code', OURS)}) divided by kernel VXLAN in the same round, "
         "median with range; the large figure is of setting "
-        f"{tag('b', data[0].title)}. The shaded band is noise: within {NOISE:.0%}".replace(
+        f"{tag('b', plain(data[0].title))}. The shaded band is noise: within {NOISE:.0%}".replace(
             "%", " %"
         )
         + " of 1 it is a tie.",

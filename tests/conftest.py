@@ -8,7 +8,13 @@ from collections.abc import Sequence
 import pytest
 from hypothesis import settings
 
-COMMANDS = {"soak": "./run soak", "kernels": "./run test-kernels"}
+from tests.bench.browser import find_chromium
+
+COMMANDS = {
+    "soak": "./run soak",
+    "kernels": "./run test-kernels",
+    "browser": "./run test on a machine with Chromium (on Debian it installs it)",
+}
 """Marker -> the command that runs its tests."""
 
 _deselected: pytest.StashKey[Counter[str]] = pytest.StashKey()
@@ -20,6 +26,15 @@ settings.load_profile("tunneld")
 
 def pytest_configure(config: pytest.Config) -> None:
     config.stash[_deselected] = Counter()
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if find_chromium():
+        return
+    # Not every system has it as a package that apt installs; the summary says what is left out.
+    out = [item for item in items if item.get_closest_marker("browser")]
+    items[:] = [item for item in items if item not in out]
+    config.hook.pytest_deselected(items=out)
 
 
 def pytest_deselected(items: Sequence[pytest.Item]) -> None:

@@ -11,6 +11,7 @@ import fcntl
 import json
 import os
 import select
+import shutil
 import subprocess
 import time
 from collections.abc import Iterator
@@ -31,6 +32,12 @@ _ARGUMENTS = (
     "--no-default-browser-check",
     "--hide-scrollbars",
 )
+
+
+def find_chromium() -> str | None:
+    """Return a Chromium in PATH, by any of its names."""
+    names = ("chromium", "chromium-browser", "google-chrome")
+    return next((path for name in names if (path := shutil.which(name))), None)
 
 
 class Browser:
@@ -142,7 +149,15 @@ def browser(profile: Path) -> Iterator[Browser]:
     from_read, from_write = _pipe()
     # The shell moves the pipes to the descriptors that Chromium wants.
     script = f'exec "$@" 3<&{to_read} 4>&{from_write} {to_read}<&- {from_write}>&-'
-    argv = ["bash", "-c", script, "bash", "chromium", *_ARGUMENTS, f"--user-data-dir={profile}"]
+    argv = [
+        "bash",
+        "-c",
+        script,
+        "bash",
+        find_chromium() or "chromium",
+        *_ARGUMENTS,
+        f"--user-data-dir={profile}",
+    ]
     with subprocess.Popen(
         argv,
         pass_fds=(to_read, from_write),

@@ -155,7 +155,7 @@ def _metrics(
 def _histogram(least: float, median: float, dice: random.Random) -> list[list[float]]:
     """Draw a skewed distribution with a tail, in buckets that grow by 3 %."""
     counts: dict[int, int] = {}
-    for _ in range(4000):
+    for _ in range(1000):
         above = math.exp(dice.gauss(0, 0.45)) * (median - least)
         if dice.random() < 0.02:
             above *= 4 * dice.random() + 1
