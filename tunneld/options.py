@@ -89,15 +89,6 @@ def _choice(*choices: str) -> Callable[[str], str]:
     return parse
 
 
-def _not_yet(parse: Callable[[str], str], *choices: str) -> Callable[[str], str]:
-    def parse_or_refuse(value: str) -> str:
-        if parse(value) in choices:
-            raise ValueError(f"is refused: it {_LATER}")
-        return value
-
-    return parse_or_refuse
-
-
 def _path(value: str) -> str:
     if not value:
         raise ValueError("is empty, a path is needed")
@@ -206,8 +197,8 @@ OPTIONS: tuple[Option, ...] = (
     Option(
         "dataplane",
         "auto",
-        _not_yet(_choice(*RUNGS), "kernel"),
-        "rung of the ladder: auto, python, syscall, mmsg, gso or offload",
+        _choice(*RUNGS),
+        "rung of the ladder: auto, python, syscall, mmsg, gso, offload or kernel",
         "RUNG",
     ),
     Option(

@@ -7,16 +7,26 @@ from typing import TYPE_CHECKING
 
 from tunneld.backend.host_gw import HostGwBackend
 from tunneld.backend.udp import UdpBackend
+from tunneld.backend.udp_kernel import UdpKernelBackend
 from tunneld.backend.vxlan import VxlanBackend
 from tunneld.backend.vxlan_miss import VxlanMissBackend
+from tunneld.dataplane import ladder
 from tunneld.errors import ConfigError
 
 if TYPE_CHECKING:
     from tunneld.backend import Backend, BackendOptions
     from tunneld.link.rtnl import Rtnl
 
+
+def _udp(options: BackendOptions, rtnl: Rtnl) -> Backend:
+    """Return flannel's UDP format by our packet path, or on the top rung by the kernel's."""
+    if options.dataplane == ladder.KERNEL:
+        return UdpKernelBackend(options, rtnl)
+    return UdpBackend(options, rtnl)
+
+
 BACKENDS: dict[str, Callable[[BackendOptions, Rtnl], Backend]] = {
-    "udp": UdpBackend,
+    "udp": _udp,
     "host-gw": HostGwBackend,
     "vxlan": VxlanBackend,
     "vxlan-miss": VxlanMissBackend,

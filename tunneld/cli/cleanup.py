@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from shutil import which
 from typing import TYPE_CHECKING
 
 from tunneld.errors import StartError
@@ -24,8 +25,9 @@ def add_parser(subparsers: Subparsers) -> None:
     parser = subparsers.add_parser(
         "cleanup",
         help="remove what a daemon left in the kernel",
-        description="Removes our device, our routes and the unreachable routes that keep overlay"
-        " packets off the default route. The lease and subnet.env stay.",
+        description="Removes our devices, our routes, the port and rules of --dataplane=kernel, and the"
+        " unreachable routes that keep overlay packets off the default route. The lease and"
+        " subnet.env stay.",
     )
     parser.add_argument("--run-dir", default="/run/tunneld", metavar="DIR", help="as `run` had it")
 
@@ -51,7 +53,7 @@ async def _cleanup() -> int:
 
     async with Rtnl() as rtnl:
         try:
-            removed = await remove_all(rtnl)
+            removed = [*await remove_kernel_dataplane(), *await remove_all(rtnl)]
         except NetlinkError as error:
             raise StartError(f"the kernel refuses: {error}", remedy="run as root") from error
     for line in removed:
@@ -78,4 +80,38 @@ async def remove_all(rtnl: Rtnl) -> list[str]:
     for route in await rtnl.our_routes():
         await rtnl.remove_route(route)
         removed.append(f"route {route}")
+    return removed
+
+
+async def remove_kernel_dataplane() -> list[str]:
+    """Remove what `--dataplane kernel` left: its devices, its port and its rules, in this order.
+
+    Returns:
+        What was removed, one line each.
+
+    Raises:
+        StartError: the kernel refuses.
+    """
+    from tunneld.backend.udp_kernel_rules import PORT_SET, TABLE  # noqa: PLC0415
+    from tunneld.link import ipip, nft  # noqa: PLC0415
+    from tunneld.link.fou import Fou  # noqa: PLC0415
+    from tunneld.link.rtnl_bulk import BulkSocket  # noqa: PLC0415
+
+    bulk, fou = BulkSocket(), Fou()
+    there = [device for device in (await ipip.devices(bulk)).values() if device.ipip]
+    answers = await bulk.exchange([ipip.delete(device.name) for device in there])
+    removed = [
+        f"device {device.name}"
+        for device, answer in zip(there, answers, strict=True)
+        if not answer.errno
+    ]
+    # Without nft there was never a table, so also no device and no port.
+    table = await nft.read(TABLE) if which("nft") else None
+    ports = {device.port for device in there} - {0}
+    ports |= {int(port) for port in table.sets.get(PORT_SET, ())} if table else set()
+    removed += [f"fou port {port}" for port in sorted(ports) if await fou.remove(port)]
+    if table and await nft.delete(TABLE):
+        removed.append(f"nft table {TABLE}")
+    bulk.close()
+    fou.close()
     return removed

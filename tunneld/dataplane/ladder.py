@@ -20,6 +20,9 @@ log = logging.getLogger(__name__)
 ICMP_PER_SECOND = 100
 """ICMP errors of one host, per direction (ARCHITECTURE.md, Admission)."""
 
+KERNEL = "kernel"
+"""The top rung, which no dataplane of ours runs: `backend/udp_kernel.py` has the kernel do it."""
+
 _DESCRIPTORS_AS_EVER = ("python", "syscall", "mmsg")
 """Rungs that need nothing of the TUN and the socket beyond what flannel uses."""
 
@@ -56,11 +59,7 @@ def choose(rung: str) -> str:
     Raises:
         ConfigError: this installation or this release does not have that rung.
     """
-    if rung == "kernel":
-        raise ConfigError(
-            "rung 'kernel' comes with a later release", field="dataplane", remedy="use auto"
-        )
-    if rung == "python":
+    if rung in {"python", KERNEL}:
         return rung
     try:
         import tunneld.dataplane.engine  # noqa: F401, PLC0415 - only where the C core is wanted

@@ -103,9 +103,13 @@ class BulkSocket:
     """Sends requests by the hundred; use it in one event loop.
 
     Every method raises StartError when the kernel's answers are lost.
+
+    Args:
+        protocol: netlink family; another one than rtnetlink for what has its own (`fou`).
     """
 
-    def __init__(self) -> None:
+    def __init__(self, protocol: int = socket.NETLINK_ROUTE) -> None:
+        self._protocol = protocol
         self._socket: socket.socket | None = None
         self._sequence = 0
 
@@ -179,7 +183,7 @@ class BulkSocket:
         """Send, then yield what comes back until the caller has enough."""
         try:
             if self._socket is None:
-                self._socket = _open()
+                self._socket = _open(self._protocol)
             self._socket.send(data)
             while True:
                 yield from _messages(self._socket.recv(1 << 17))
@@ -188,8 +192,8 @@ class BulkSocket:
             raise StartError(f"the kernel's answer over netlink was lost: {error}") from error
 
 
-def _open() -> socket.socket:
-    sock = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE)
+def _open(protocol: int) -> socket.socket:
+    sock = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, protocol)
     sock.setsockopt(_SOL_NETLINK, _NETLINK_CAP_ACK, 1)
     sock.setsockopt(_SOL_NETLINK, _NETLINK_EXT_ACK, 1)
     # The kernel itself picks the entries of one interface or of one owner (Linux 4.20).

@@ -1,0 +1,193 @@
+"""Runs inside a guest of `tests/kernels/vm`: `--dataplane kernel`; prints what was seen, as JSON.
+
+    container-1 - docker0 - [tunneld0aa80003, ...] node1   kernel: fou and ipip
+    container-2 - docker0 - [flannel0]             node2   the daemon's own packet path
+                                                   node3   a lease without a daemon: a plain socket
+                                                   stranger  no lease
+
+It judges nothing: the tests outside do, so that each fact has a test with a name.
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+import sys
+from typing import Any
+
+from tests.kernels.guest import ANSWER_S, MARK, READY_S, stream
+from tests.netns.waiting import until
+from tests.netns.wire import RawPeer
+from tests.platform.apart import udp
+from tunneld.lab import NETWORK, Capture, Cluster, ClusterNode, Node, ping, wait_for_ping
+
+KERNEL = ["--dataplane", "kernel"]
+PORT = 5000
+FLOOD = 20
+
+
+def text(node: Node, *command: str) -> str:
+    return node.run(command, check=False).stdout
+
+
+def tables(node: Node) -> dict[str, str]:
+    """What the kernel holds of the dataplane."""
+    return {
+        "links": text(node, "ip", "-d", "link", "show", "type", "ipip"),
+        "addresses": text(node, "ip", "-o", "-4", "address", "show"),
+        "routes": text(node, "ip", "route", "show", "proto", "84"),
+        "fou": text(node, "ip", "fou", "show"),
+        "nft": text(node, "nft", "list", "tables"),
+    }
+
+
+def tunneld(host: ClusterNode, *args: str) -> tuple[int, str]:
+    command = [sys.executable, "-m", "tunneld", *args]
+    done = host.node.run(command, check=False)
+    return done.returncode, done.stdout + done.stderr
+
+
+def counters(host: ClusterNode) -> dict[str, int]:
+    found: dict[str, int] = host.daemon.status()["counters"]["kernel"]
+    return found
+
+
+def wire(cluster: Cluster) -> dict[str, Any]:
+    """Datagrams of a plain socket: exact bytes each way, and what must not get in."""
+    one, _, three = cluster.nodes
+    inside = one.container
+    facts: dict[str, Any] = {}
+    with (
+        RawPeer(three.node, three.public_ip) as peer,
+        RawPeer(three.node, three.public_ip, 8286) as other_port,
+        RawPeer(cluster.stranger(), "10.168.0.66") as stranger,
+        inside.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock,
+    ):
+        sock.bind((str(inside.address), PORT))
+        sock.settimeout(ANSWER_S)
+        with Capture([(three.node, "eth0")]) as capture:
+            sock.sendto(b"hello from the container", (str(three.container.address), PORT))
+            ((payload, source),) = peer.receive(timeout=ANSWER_S)
+            facts["sent"] = {"payload": payload.hex(), "source": list(source)}
+            facts["outer"] = [
+                frame.packet[:28].hex() for frame in capture.frames if payload in frame.packet
+            ]
+        good = udp("100.96.3.4", str(inside.address), PORT, b"good")
+        bad = {
+            "drop_foreign_destination": (peer, udp("100.96.3.4", "10.168.0.3", PORT, b"bad")),
+            "drop_spoofed_source": (peer, udp("100.96.2.3", str(inside.address), PORT, b"bad")),
+            "drop_outer_source": (stranger, good.replace(b"good", b"bad!")),
+            "drop_outer_port": (other_port, good.replace(b"good", b"bad!")),
+        }
+        with Capture([(one.node, "eth0"), (one.node, "docker0")]) as capture:
+            for sender, packet in bad.values():
+                sender.send(one.public_ip, *[packet] * FLOOD)
+            # Relaying to a third node, and martians: this host's own address as the source.
+            peer.send(one.public_ip, udp("100.96.3.4", "100.96.2.3", PORT, b"bad"))
+            peer.send(one.public_ip, udp("100.96.1.1", str(inside.address), PORT, b"bad"))
+            peer.send(one.public_ip, b"no packet at all", b"", good)
+            facts["received"] = sock.recv(2000).decode()
+            leaks = [
+                frame
+                for frame in capture.frames
+                if b"bad" in frame.packet and (frame.outgoing or frame.interface == "docker0")
+            ]
+            facts["leaks"] = [[frame.interface, frame.packet.hex()] for frame in leaks]
+        until(lambda: all(counters(one)[name] for name in bad), "the counters", timeout=ANSWER_S)
+        facts["dropped"] = counters(one)
+    return facts
+
+
+def repairs(cluster: Cluster) -> dict[str, int]:
+    """What others break is made good."""
+    one, two, _ = cluster.nodes
+    before = tables(one.node)["routes"]
+    one.node.ip("link", "del", "tunneld0aa80003")
+    until(lambda: one.daemon.status()["backend"]["repairs"].get("device"), "it", timeout=ANSWER_S)
+    one.node.ip("route", "del", str(two.subnet))
+    until(lambda: one.daemon.status()["backend"]["repairs"].get("route"), "it", timeout=ANSWER_S)
+    one.node.run(["nft", "flush", "ruleset"])
+    until(lambda: one.daemon.status()["backend"]["repairs"].get("rules"), "it", timeout=ANSWER_S)
+    one.node.run(["ip", "fou", "del", "port", "8285"])
+    one.node.ip("link", "set", "tunneld0aa80003", "mtu", "1300")
+    until(lambda: one.daemon.status()["backend"]["repairs"].get("link"), "it", timeout=ANSWER_S)
+    wait_for_ping(two.container, one.container.address, timeout=ANSWER_S)
+    return {
+        **one.daemon.status()["backend"]["repairs"],
+        "same_routes": tables(one.node)["routes"] == before,
+    }
+
+
+def restart(cluster: Cluster) -> dict[str, Any]:
+    """Killed and started again: traffic goes on, nothing is touched; then cleanup."""
+    one, two, _ = cluster.nodes
+    before = tables(one.node)
+    monitor = one.node.popen(["ip", "monitor", "link", "address", "route"])
+    one.daemon.kill()
+    gone = ping(two.container, one.container.address, timeout=ANSWER_S)
+    one.daemon.start(KERNEL)
+    one.daemon.wait_ready(READY_S)
+    facts: dict[str, Any] = {
+        "answer_without_daemon": gone is not None and gone.type == 0,
+        "repairs": one.daemon.status()["backend"]["repairs"],
+        "same": tables(one.node) == before,
+        "stopped": one.daemon.stop(),
+    }
+    monitor.terminate()
+    facts["changes"] = monitor.communicate()[0]
+    facts["auto_beside_it"] = tunneld(one, "run", *one.daemon.argv)
+    facts["cleanup"] = tunneld(one, "cleanup", "--run-dir", str(one.daemon.run_dir))
+    facts["after"] = tables(one.node)
+    return facts
+
+
+def clashes(cluster: Cluster) -> dict[str, Any]:
+    """Somebody else has the port."""
+    three = cluster.nodes[2]
+    facts: dict[str, Any] = {}
+    with RawPeer(three.node, three.public_ip):
+        facts["socket"] = tunneld(three, "run", *three.daemon.argv, *KERNEL)
+    three.node.run(["ip", "fou", "add", "port", "8285", "ipproto", "47"])
+    facts["fou"] = tunneld(three, "run", *three.daemon.argv, *KERNEL)
+    facts["allow_source"] = tunneld(
+        three, "run", *three.daemon.argv, *KERNEL, "--allow-source", "10.0.0.0/8"
+    )
+    return facts
+
+
+def main() -> None:
+    with Cluster(nodes=3, setting="plain") as cluster:
+        one, two, _ = cluster.nodes
+        two.daemon.start()
+        one.daemon.start(KERNEL)
+        for host in (one, two):
+            host.daemon.wait_ready(READY_S)
+            host.set_mtu(int(host.daemon.environment()["FLANNEL_MTU"]))
+        wait_for_ping(one.container, two.container.address, timeout=ANSWER_S)
+        size = 1472 - 28
+        answer = ping(
+            two.container, one.container.address, size=size, dont_fragment=True, timeout=ANSWER_S
+        )
+        facts = {
+            "network": str(NETWORK),
+            "environment": one.daemon.environment(),
+            "full_size_ping": answer is not None and answer.type == 0,
+            "from_host": text(one.node, "ping", "-c1", "-W5", str(two.container.address)),
+            "streams": [
+                stream(one.container, two.container),
+                stream(two.container, one.container),
+            ],
+            "tables": tables(one.node),
+            "userspace": two.daemon.status(),
+            "status": one.daemon.status(),
+            "wire": wire(cluster),
+            "repairs": repairs(cluster),
+            "restart": restart(cluster),
+            "clashes": clashes(cluster),
+            "log": one.daemon.tail(60),
+        }
+    print(MARK + json.dumps(facts), flush=True)
+
+
+if __name__ == "__main__":
+    main()
