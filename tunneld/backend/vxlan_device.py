@@ -110,7 +110,8 @@ class VxlanDevice:
             await self._rtnl.set_link(info.index, ifalias=ALIAS)
         if subnet is not None and await self._ensure_address(subnet):
             repaired.append("address")
-        return repaired
+        # What a new device lacks was not taken from it.
+        return ["device"] if "device" in repaired else repaired
 
     async def _make_anew(
         self, info: VxlanInfo | None, settings: VxlanSettings, mac: str, mtu: int

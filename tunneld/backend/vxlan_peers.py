@@ -57,12 +57,11 @@ def read_peers(
             skipped[lease.subnet] = str(error)
             continue
         vtep = Vtep(lease.subnet, lease.public_ip, data.mac)
-        other = bearers.setdefault(vtep.mac, vtep)
         if data.vni not in {None, vni}:
             skipped[lease.subnet] = f"its VNI is {data.vni}, ours {vni}"
         elif vtep.mac == own_mac:
             skipped[lease.subnet] = f"its VtepMAC {vtep.mac} is our own"
-        elif other.public_ip != vtep.public_ip:
+        elif (other := bearers.setdefault(vtep.mac, vtep)).public_ip != vtep.public_ip:
             # One FDB entry cannot lead to two hosts: the later one would take the other's packets.
             skipped[lease.subnet] = f"its VtepMAC {vtep.mac} is that of {other.subnet} too"
         else:
