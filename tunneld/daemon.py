@@ -18,7 +18,8 @@ from tunneld import __version__, allocate, netconf, subnet_env
 from tunneld.backend import BackendOptions
 from tunneld.backend.registry import open_backend
 from tunneld.control import ControlServer
-from tunneld.errors import TunneldError
+from tunneld.errors import ConfigChangedError, TunneldError
+from tunneld.lease import Lease, LeaseFormatError, parse_attrs, parse_key
 from tunneld.lease_keeper import LeaseKeeper
 from tunneld.link import underlay as underlays
 from tunneld.link.rtnl import Rtnl
@@ -26,7 +27,8 @@ from tunneld.observe.document import build
 from tunneld.observe.log import fields
 from tunneld.observe.notify import notify
 from tunneld.run_dir import RunDirLock
-from tunneld.service import Parts, Service, underlay_fields
+from tunneld.service import Cached, Parts, Service, underlay_fields
+from tunneld.state_cache import StateCache
 from tunneld.store import NoNetworkConfigError, StoreUnavailableError
 from tunneld.store.registry import open_store
 from tunneld.subnet_map import SubnetMap, readable_leases
@@ -37,14 +39,18 @@ if TYPE_CHECKING:
     from ipaddress import IPv4Network
 
     from tunneld.config import Config
-    from tunneld.lease import Lease
+    from tunneld.lease import LeaseAttrs
     from tunneld.link.underlay import Underlay
     from tunneld.netconf import NetworkConfig
+    from tunneld.state_cache import Remembered
     from tunneld.store import Store
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
+
+_CACHE_AFTER_S = 0.4
+"""How long a daemon that remembers its peers waits for the store before it goes on without."""
 
 
 async def main(config: Config) -> int:
@@ -122,7 +128,8 @@ class Daemon:
         self._store = store = open_store(config.store, config.etcd)
         stack.push_async_callback(store.close)
         source = f"network config of {store.url}"
-        text = await self._until_store_answers("read the network config", store.get_config)
+        cache = StateCache(config.state_dir, store.url)
+        text, last = await self._read_config(store, cache)
         network = netconf.parse_network_config(text, source)
         rtnl = await stack.enter_async_context(Rtnl())
 
@@ -132,7 +139,13 @@ class Daemon:
         underlay = await choose_underlay()
         log.info("external interface", extra=underlay_fields(underlay))
 
+        async def confirm() -> None:
+            if netconf.parse_network_config(await store.get_config(), source) != network:
+                raise ConfigChangedError(f"{source} has changed while the store was away")
+
         async def leases() -> list[Lease]:
+            if last:
+                return readable_leases(last.peers)
             entries = await self._until_store_answers("list the leases", store.list_entries)
             return readable_leases(entries)
 
@@ -147,31 +160,64 @@ class Daemon:
                 store, network, attrs, previous=previous, ttl=self._ttl, rng=self._rng
             )
 
-        held = await self._until_store_answers("acquire a lease", acquire)
+        held = _held_before(last, attrs) if last else None
+        if held is None:
+            if last:
+                last = None
+                await self._until_store_answers("compare the network config", confirm)
+            held = await self._until_store_answers("acquire a lease", acquire)
         log.info("lease", extra=fields(subnet=held.lease.subnet, public_ip=held.lease.public_ip))
         await backend.start(held.lease)
+        keeper = LeaseKeeper(store, held, ttl=self._ttl, margin=config.renew_margin)
+        subnet_map = SubnetMap(network.network, held.lease.subnet, held.lease.public_ip)
+
+        def remember() -> None:
+            cache.save(text, keeper.held.entry, keeper.expires_in, subnet_map.peers)
+
         return Parts(
             store=store,
             backend=backend,
-            keeper=LeaseKeeper(store, held, ttl=self._ttl, margin=config.renew_margin),
-            subnet_map=SubnetMap(network.network, held.lease.subnet, held.lease.public_ip),
+            keeper=keeper,
+            subnet_map=subnet_map,
             underlay=underlay,
             network=network.network,
             subnet_file=config.subnet_file,
             choose_underlay=choose_underlay,
             kernel_events=rtnl.watch,
+            remember=remember if cache.useful else None,
+            cached=Cached(last.peers, confirm) if last else None,
         )
+
+    async def _read_config(
+        self, store: Store, cache: StateCache
+    ) -> tuple[bytes, Remembered | None]:
+        """Return the network config, and the state of the last run when the store is away."""
+        if last := cache.load():
+            try:
+                async with asyncio.timeout(_CACHE_AFTER_S):
+                    return await store.get_config(), None
+            except (StoreUnavailableError, TimeoutError) as error:
+                pair = fields(error=error or "no answer", peers=len(last.peers))
+                log.warning("the store is away, going on with what the last run knew", extra=pair)
+                return last.config, last
+            except NoNetworkConfigError:
+                pass
+        return await self._until_store_answers("read the network config", store.get_config), None
 
     async def _until_store_answers(self, doing: str, ask: Callable[[], Awaitable[T]]) -> T:
         """Wait for the store for ever: a node must come up by itself after a power cut."""
-        backoff = Backoff(first=0.5, ceiling=10.0, rng=self._rng)
+        backoff = Backoff(first=0.2, ceiling=3.0, rng=self._rng)
+        told = ""
         while True:
             try:
                 return await ask()
             except (StoreUnavailableError, NoNetworkConfigError) as error:
                 delay = backoff.delay()
                 pair = fields(to=doing, error=error, again_in_s=round(delay, 2))
-                log.warning("waiting for the store", extra=pair)
+                # An outage of a day is one line, not one for each attempt.
+                level = logging.DEBUG if str(error) == told else logging.WARNING
+                told = str(error)
+                log.log(level, "waiting for the store", extra=pair)
                 notify(f"STATUS=waiting for the store: {error}")
                 await asyncio.sleep(delay)
 
@@ -196,6 +242,17 @@ class Daemon:
             store=self._store,
             parts=self._service.parts if self._service else None,
         )
+
+
+def _held_before(last: Remembered, attrs: LeaseAttrs) -> allocate.Held | None:
+    """Return the lease of the last run, None when it announces another public IP than ours."""
+    try:
+        subnet = parse_key(last.own.key)
+        if parse_attrs(last.own.value).public_ip != attrs.public_ip:
+            return None
+    except LeaseFormatError:
+        return None
+    return allocate.Held(Lease(subnet.subnet, attrs, subnet.subnet6, last.own.key), last.own)
 
 
 async def _choose_underlay(rtnl: Rtnl, config: Config, network: IPv4Network) -> Underlay:

@@ -50,6 +50,10 @@ class StartError(TunneldError):
     """The host lacks something that the daemon needs (exit code 1)."""
 
 
+class ConfigChangedError(TunneldError):
+    """The network config is another one than we started with (exit code 1: start anew)."""
+
+
 class LeaseLostError(TunneldError):
     """Another owner holds our subnet now (exit code 3)."""
 

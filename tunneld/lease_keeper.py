@@ -30,6 +30,10 @@ class LeaseKeeper:
         ttl: seconds that a renewal grants.
         margin: seconds before its end at which it is renewed.
         now: monotonic clock; tests give their own.
+
+    Attributes:
+        held: the lease and its entry.
+        put_again: how often our key was gone and had to be put anew.
     """
 
     def __init__(
@@ -47,6 +51,7 @@ class LeaseKeeper:
         self._margin = min(margin, ttl / 2)
         self._now = now
         self._renew = asyncio.Event()
+        self.put_again = 0
         self._take(held)
 
     def _take(self, held: Held) -> None:
@@ -69,6 +74,10 @@ class LeaseKeeper:
         """Have the lease written again with another public IP."""
         attrs = replace(self.held.lease.attrs, public_ip=public_ip)
         self.held = replace(self.held, lease=replace(self.held.lease, attrs=attrs))
+        self._renew.set()
+
+    def confirm(self) -> None:
+        """Have the lease written again although nothing is due: what we hold is from a cache."""
         self._renew.set()
 
     def seen(self, entry: Entry | None) -> None:
@@ -98,6 +107,7 @@ class LeaseKeeper:
                 raise
             # Somebody may have called `announce` meanwhile; that is not written yet.
             lease = self.held.lease
+            self.put_again += held.entry.create_revision != self.held.entry.create_revision
             self._take(replace(held, lease=lease))
             log.info(
                 "lease renewed", extra=fields(key=lease.key, expires_in_s=held.entry.expires_in)

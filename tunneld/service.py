@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from tunneld.backend import Backend
     from tunneld.lease_keeper import LeaseKeeper
     from tunneld.link.underlay import Underlay
-    from tunneld.store import Store, StoreEvent
+    from tunneld.store import Entry, Store, StoreEvent
     from tunneld.subnet_map import Change, SubnetMap
 
 log = logging.getLogger(__name__)
@@ -33,11 +33,29 @@ log = logging.getLogger(__name__)
 SAFETY_NET_S = 30.0
 """How often the kernel's state is compared although netlink told nothing."""
 
+_RETRY_S = 3.0
+"""Longest pause before a task that failed is started again."""
+
+_REMEMBER_GAP_S = 1.0
+
 _MANY = 20
 """More peers than that in one event are one line of the log."""
 
 _DEBOUNCE_S = 0.01
 _MIN_GAP_S = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class Cached:
+    """What a start without the store goes by.
+
+    Attributes:
+        peers: of the last run.
+        confirm: compares the network config with the store's, once that answers.
+    """
+
+    peers: tuple[Entry, ...]
+    confirm: Callable[[], Awaitable[None]]
 
 
 @dataclass(slots=True)
@@ -54,6 +72,8 @@ class Parts:
         subnet_file: where subnet.env goes.
         choose_underlay: applies flannel's rules again.
         kernel_events: yields something for each change of links, addresses and routes.
+        remember: called when peers or lease have changed, to keep them for the next start.
+        cached: set when lease and config come from the last run, because the store is away.
     """
 
     store: Store
@@ -65,6 +85,8 @@ class Parts:
     subnet_file: Path
     choose_underlay: Callable[[], Awaitable[Underlay]]
     kernel_events: Callable[[], AsyncIterator[object]]
+    remember: Callable[[], None] | None = None
+    cached: Cached | None = None
 
 
 class Service:
@@ -85,20 +107,30 @@ class Service:
         self._rng = rng
         self._kernel_changed = asyncio.Event()
         self._peers_changed = asyncio.Event()
+        self._changed = asyncio.Event()
+        self._confirmed = asyncio.Event()
         self._listed = False
+        if parts.cached:
+            self._tell(parts.subnet_map.snapshot(parts.cached.peers))
+            self._listed = True
+            self._peers_changed.set()
+        else:
+            self._confirmed.set()
 
     async def run(self) -> None:
         """Supervise the tasks.
 
         Raises:
             LeaseLostError: another owner holds our subnet.
+            ConfigChangedError: the store has another network config than the cache had.
         """
         tasks = [
             self._task("store watch", self._follow_store),
             self._task("peers", self._publish_peers),
-            self._task("lease", self.parts.keeper.keep),
+            self._task("lease", self._keep_lease),
             self._task("netlink watch", self._watch_kernel),
             self._task("repair", self._repair),
+            self._task("state cache", self._remember),
         ]
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
@@ -110,7 +142,7 @@ class Service:
             await asyncio.gather(*tasks, return_exceptions=True)
 
     def _task(self, name: str, run: Callable[[], Awaitable[None]]) -> asyncio.Task[None]:
-        backoff = Backoff(rng=self._rng)
+        backoff = Backoff(ceiling=_RETRY_S, rng=self._rng)
         return asyncio.get_running_loop().create_task(supervise(name, run, backoff=backoff))
 
     def write_subnet_env(self) -> None:
@@ -125,7 +157,25 @@ class Service:
         if subnet_env.write(parts.subnet_file, text):
             log.info("wrote subnet.env", extra=fields(path=parts.subnet_file, mtu=mtu))
 
+    async def _keep_lease(self) -> None:
+        # Nothing is written before the store has confirmed that our config is still the one.
+        await self._confirmed.wait()
+        await self.parts.keeper.keep()
+
+    async def _remember(self) -> None:
+        """Write the cache soon after a change, once for a burst."""
+        while True:
+            await self._changed.wait()
+            await asyncio.sleep(_REMEMBER_GAP_S)
+            self._changed.clear()
+            if self.parts.remember:
+                await asyncio.to_thread(self.parts.remember)
+
     async def _follow_store(self) -> None:
+        if self.parts.cached and not self._confirmed.is_set():
+            await self.parts.cached.confirm()
+            self.parts.keeper.confirm()
+            self._confirmed.set()
         # Closed also when we fail: a restart must not leave a second watch behind.
         async with aclosing(cast("AsyncGenerator[StoreEvent]", self.parts.store.watch())) as events:
             async for event in events:
@@ -149,6 +199,7 @@ class Service:
                 if key == own:
                     keeper.seen(None)
         self._tell(change)
+        self._changed.set()
         if change:
             self._peers_changed.set()
 

@@ -12,12 +12,12 @@ import random
 from collections.abc import Awaitable, Callable
 from typing import NoReturn
 
-from tunneld.errors import LeaseLostError, TunneldError
+from tunneld.errors import ConfigChangedError, LeaseLostError, TunneldError
 from tunneld.observe.log import fields
 
 log = logging.getLogger(__name__)
 
-FINAL: tuple[type[BaseException], ...] = (LeaseLostError,)
+FINAL: tuple[type[BaseException], ...] = (LeaseLostError, ConfigChangedError)
 """No restart helps against these."""
 
 
@@ -69,6 +69,7 @@ async def supervise(
     """
     backoff = backoff or Backoff()
     loop = asyncio.get_running_loop()
+    told = ""
     while True:
         began = loop.time()
         try:
@@ -83,8 +84,13 @@ async def supervise(
             log.debug("traceback of %s", name, exc_info=True)
         if loop.time() - began >= healthy_after:
             backoff.reset()
+            told = ""
         delay = backoff.delay()
-        log.warning(
+        # An outage of a day is one line, not one for each attempt.
+        level = logging.DEBUG if str(reason) == told else logging.WARNING
+        told = str(reason)
+        log.log(
+            level,
             "task failed, will be restarted",
             extra=fields(task=name, error=reason, again_in_s=round(delay, 2)),
         )

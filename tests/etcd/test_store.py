@@ -20,7 +20,7 @@ def put(etcd: EtcdServer, key: str, text: str, *args: str) -> None:
 
 async def test_it_is_a_store(store: EtcdStore, etcd: EtcdServer) -> None:
     kept: Store = store
-    assert kept.url == f"etcd:{etcd.url}"
+    assert kept.url == f"etcd:{etcd.url}{PREFIX}"
     assert kept.health().state == "connecting"
     await kept.list_entries()
     assert kept.health().state == "connected"

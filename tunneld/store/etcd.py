@@ -54,8 +54,9 @@ class EtcdStore:
 
     @property
     def url(self) -> str:
-        """The servers, without any secret."""
-        return "etcd:" + ",".join(str(endpoint) for endpoint in self._options.endpoints)
+        """The servers and the prefix, without any secret."""
+        servers = ",".join(str(endpoint) for endpoint in self._options.endpoints)
+        return f"etcd:{servers}{self._options.prefix}"
 
     def health(self) -> StoreHealth:
         """Return how the last access went; never blocks."""

@@ -201,7 +201,7 @@ class EtcdClient:
                 faults[endpoint] = fault
                 self._rotate(endpoint)
                 if fault.cure is Cure.NONE or len(faults) == len(self._options.endpoints):
-                    raise _summary(faults) from None
+                    raise self._summary(faults) from None
         raise StoreUnavailableError("the etcd store is closed")
 
     def _current(self) -> tuple[Connection, bool]:
@@ -243,6 +243,13 @@ class EtcdClient:
         self.drop(connection)
         self._rotate(connection.endpoint)
 
+    def _summary(self, faults: dict[Endpoint, Fault]) -> StoreUnavailableError:
+        # Always in one order: the same outage must read the same each time.
+        told = [(at, faults[at]) for at in self._options.endpoints if at in faults]
+        text = "; ".join(f"{endpoint}: {fault.text}" for endpoint, fault in told)
+        remedy = next((fault.remedy for _, fault in told if fault.remedy), "")
+        return StoreUnavailableError(text, remedy=remedy)
+
     def close(self) -> None:
         """End every call and the threads; idempotent."""
         self._closed = True
@@ -251,15 +258,6 @@ class EtcdClient:
                 with contextlib.suppress(Exception):
                     connection.close()
         self._pool.shutdown(wait=False, cancel_futures=True)
-
-
-def _summary(faults: dict[Endpoint, Fault]) -> StoreUnavailableError:
-    if len(faults) == 1:
-        ((endpoint, fault),) = faults.items()
-        return fault.error(endpoint)
-    text = "; ".join(f"{endpoint}: {fault.text}" for endpoint, fault in faults.items())
-    remedy = next((fault.remedy for fault in faults.values() if fault.remedy), "")
-    return StoreUnavailableError(text, remedy=remedy)
 
 
 def system_authorities() -> str | None:

@@ -163,7 +163,7 @@ class Keys:
         lease, deadline = 0, None
         if entry.expires_in is not None:
             lease, deadline = self._grant(connection, ttl)
-        unchanged = [_unchanged(connection.rpc, self.key(entry.key), entry)]
+        unchanged = _unchanged(connection.rpc, self.key(entry.key), entry)
         revision = self._put(connection, unchanged, entry.key, value, lease)
         if revision is None:
             return None
@@ -181,7 +181,7 @@ class Keys:
         rpc, key = connection.rpc, self.key(entry.key)
         delete = rpc.RequestOp(request_delete_range=rpc.DeleteRangeRequest(key=key))
         unchanged = _unchanged(rpc, key, entry)
-        return bool(connection.txn(rpc.TxnRequest(compare=[unchanged], success=[delete])).succeeded)
+        return bool(connection.txn(rpc.TxnRequest(compare=unchanged, success=[delete])).succeeded)
 
     def _put(
         self, connection: Connection, compare: Iterable[Any], name: str, value: bytes, lease: int
@@ -217,10 +217,17 @@ class Keys:
         self.grants.forget(lease)
 
 
-def _unchanged(rpc: Any, key: bytes, entry: Entry) -> Any:
-    return rpc.Compare(
-        key=key,
-        target=rpc.Compare.MOD,
-        result=rpc.Compare.EQUAL,
-        mod_revision=entry.mod_revision,
-    )
+def _unchanged(rpc: Any, key: bytes, entry: Entry) -> list[Any]:
+    """Return what holds while nobody else has written the key.
+
+    The mod revision alone would do, if the store were never wiped: a new history may use the same
+    number again, for another node's claim.
+    """
+    same = {"key": key, "result": rpc.Compare.EQUAL}
+    unchanged = [
+        rpc.Compare(**same, target=rpc.Compare.MOD, mod_revision=entry.mod_revision),
+        rpc.Compare(**same, target=rpc.Compare.CREATE, create_revision=entry.create_revision),
+    ]
+    if entry.value:  # else it may have been left unread
+        unchanged.append(rpc.Compare(**same, target=rpc.Compare.VALUE, value=entry.value))
+    return unchanged
