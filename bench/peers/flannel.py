@@ -1,6 +1,6 @@
 """flannel itself: whole daemons of its udp backend, and an etcd for them on node 1.
 
-No distribution has a package of flanneld, so its path is given: `--flanneld PATH`, the variable
+No distribution has a package of flanneld, so its path is given: `--flanneld FILE`, the variable
 FLANNELD_BINARY, or a flanneld in PATH. It must be built with cgo, which its udp backend needs.
 """
 
@@ -51,10 +51,12 @@ class Flannel(Tunnel):
     def missing(self) -> str | None:
         """Return why it cannot run here: no such binary, or no etcd."""
         if shutil.which(self._binary) is None:
+            what = f"{self._source}: {self._binary} is no program"
+            if self._source == "PATH":
+                what = f"no {self._binary} in PATH"
             return (
-                f"no flanneld: {self._source} names {self._binary}, which is no program"
-                " (build github.com/flannel-io/flannel with CGO_ENABLED=1 and give the file:"
-                f" --flanneld PATH or {BINARY_VARIABLE}=PATH)"
+                f"{what} (build github.com/flannel-io/flannel with CGO_ENABLED=1 and give the file:"
+                f" --flanneld FILE or {BINARY_VARIABLE}=FILE)"
             )
         return super().missing()
 

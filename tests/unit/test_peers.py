@@ -194,9 +194,16 @@ class TestFlannel:
 
     def test_the_refusal_names_source_and_remedy(self) -> None:
         reason = flannel.contender(Options(flanneld="/no/such/file")).missing() or ""
-        assert "flag --flanneld names /no/such/file, which is no program" in reason
-        assert "CGO_ENABLED=1" in reason
-        assert "--flanneld PATH or FLANNELD_BINARY=PATH" in reason
+        assert reason == (
+            "flag --flanneld: /no/such/file is no program (build github.com/flannel-io/flannel with"
+            " CGO_ENABLED=1 and give the file: --flanneld FILE or FLANNELD_BINARY=FILE)"
+        )
+
+    def test_nothing_said_and_nothing_found(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.delenv("FLANNELD_BINARY", raising=False)
+        monkeypatch.setenv("PATH", "/nowhere")
+        reason = flannel.contender(Options()).missing() or ""
+        assert reason.startswith("no flanneld in PATH (build ")
 
     def test_a_binary_alone_is_not_enough(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
