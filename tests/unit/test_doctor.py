@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -43,3 +44,34 @@ def test_no_tun_device(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.open", refuse)
     (finding,) = checks.check_tun()
     assert (finding.level, "modprobe tun" in finding.remedy) == (FAIL, True)
+
+
+def backend(dataplane: str, **gauges: int) -> dict[str, object]:
+    none = {"segments": 128, "downgrades_udp": 0, "downgrades_tun": 0}
+    return {"backend": {"dataplane": dataplane, "offload": {**none, **gauges}}}
+
+
+@pytest.mark.parametrize(
+    ("document", "names"),
+    [
+        (backend("offload"), ["running"]),
+        (backend("offload", segments=1, downgrades_udp=1), ["running: UDP GSO", "running: udp"]),
+        (backend("gso", downgrades_udp=3), ["running: udp"]),
+        (backend("offload", downgrades_tun=3), ["running: tun"]),
+        (backend("mmsg", segments=1), ["running"]),
+        ({"backend": {"dataplane": "kernel", "offload": {}}}, ["running"]),
+        # It has not begun yet.
+        ({"backend": {"dataplane": None, "offload": {}}}, []),
+    ],
+)
+def test_what_was_refused_to_a_daemon(
+    monkeypatch: pytest.MonkeyPatch, document: object, names: list[str]
+) -> None:
+    monkeypatch.setattr(checks.status, "fetch", lambda _: document)
+    findings = list(checks.check_daemon(Path("/run/tunneld")))
+    assert [finding.name for finding in findings] == names
+    assert all(bool(finding.remedy) == (finding.level != OK) for finding in findings)
+
+
+def test_no_daemon_to_look_at(tmp_path: Path) -> None:
+    assert list(checks.check_daemon(tmp_path)) == []

@@ -7,14 +7,20 @@ it is asked for each peer whose send counter moved (ARCHITECTURE.md, "Path MTU")
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Iterable, Mapping
 from ipaddress import IPv4Address, IPv4Network
 
 from tunneld.backend import udp_socket
 from tunneld.dataplane import DataplaneCounters, PeerCounters
 from tunneld.lease import Lease
+from tunneld.observe.log import fields
+
+log = logging.getLogger(__name__)
 
 PERIOD_S = 1.0
+"""How often active peers are asked for, seconds."""
+
 SMALLEST = 576
 """RFC 791: every host takes that much; a smaller figure is a broken or forged ICMP."""
 
@@ -69,12 +75,6 @@ class PathMtus:
         """Forget all figures: our own link changed."""
         self._known.clear()
 
-    async def follow(self) -> None:
-        """Ask once a second, for ever."""
-        while True:
-            await asyncio.sleep(PERIOD_S)
-            await self.ask_active()
-
     async def ask_active(self) -> None:
         """Ask for each peer that we sent to since the last time; publish when a figure changed."""
         sent = self._counters().outbound.get("packets_written", 0)
@@ -104,6 +104,8 @@ class PathMtus:
             return False
         if known:
             self._known[public_ip] = known
+            log.info("the path to a peer is narrow", extra=fields(peer=public_ip, bytes=known))
         else:
             self._known.pop(public_ip, None)
+            log.info("the path to a peer is as wide as our link", extra=fields(peer=public_ip))
         return True

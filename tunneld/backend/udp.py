@@ -14,9 +14,10 @@ from collections import Counter, deque
 from typing import TYPE_CHECKING
 
 from tunneld.backend import BackendOptions, BackendStatus, udp_socket
+from tunneld.backend.downgrades import Downgrades
 from tunneld.backend.overlay_device import OverlayDevice
 from tunneld.backend.packet_path import PacketPath
-from tunneld.backend.path_mtu import PathMtus
+from tunneld.backend.path_mtu import PERIOD_S, PathMtus
 from tunneld.dataplane import (
     DataplaneCounters,
     PeerCounters,
@@ -63,6 +64,7 @@ class UdpBackend:
         self._path_mtus = PathMtus(
             options.port, self._path.counters, self._path.peer_counters, self._publish
         )
+        self._downgrades = Downgrades(self._path.gauges)
         # One change of the kernel's state at a time: repairs, new peers and a new underlay may
         # all come in the same moment.
         self._lock = asyncio.Lock()
@@ -103,7 +105,7 @@ class UdpBackend:
             # After the device: its address is our own too.
             self._own_addresses = await self._read_own_addresses()
             self._start_path()
-        self._spawn(supervise("path mtu", self._path_mtus.follow))
+        self._spawn(supervise("path mtu", self._follow_kernel))
 
     async def stop(self) -> None:
         """Stop traffic and remove the device; the unreachable routes stay."""
@@ -282,6 +284,13 @@ class UdpBackend:
             except Exception as error:  # noqa: BLE001 - whatever it is, forwarding must come back
                 log.warning("repair failed", extra=fields(error=error))
                 await asyncio.sleep(backoff.delay())
+
+    async def _follow_kernel(self) -> None:
+        """Once a second, what no event tells: path MTUs, and offloads that were refused."""
+        while True:
+            await asyncio.sleep(PERIOD_S)
+            await self._path_mtus.ask_active()
+            self._downgrades.look()
 
     def _repaired(self, kind: str) -> None:
         self._repairs[kind] += 1

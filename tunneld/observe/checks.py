@@ -16,6 +16,7 @@ from pathlib import Path
 
 from tunneld.errors import StartError
 from tunneld.link import steering
+from tunneld.observe import status
 
 OK, WARN, FAIL = "ok", "warn", "fail"
 
@@ -189,6 +190,28 @@ def check_dataplane() -> Iterator[Finding]:
         return
     remedy = "install gcc and python3-dev, then `pip install .` again"
     yield Finding("C dataplane", WARN, "not built: only the slow python rung runs", remedy)
+
+
+def check_daemon(run_dir: Path) -> Iterator[Finding]:
+    """What the kernel refused to the daemon that runs, if one does."""
+    try:
+        backend = status.fetch(run_dir)["backend"]
+    except StartError:
+        return
+    if not backend["dataplane"]:
+        return
+    now = backend["offload"]
+    if backend["dataplane"] in {"gso", "offload"} and now.get("segments") == 1:
+        remedy = "ethtool -K IFACE tx on for the external interface, then start tunneld again"
+        detail = "the kernel refused UDP_SEGMENT (EIO): datagrams go one by one"
+        yield Finding("running: UDP GSO", WARN, detail, remedy)
+    for name, what in (("udp", "joined datagrams"), ("tun", "superpackets for the TUN")):
+        if times := now.get(f"downgrades_{name}", 0):
+            detail = f"{times} times the kernel refused {what}; they went one by one"
+            remedy = "none if the number stands still (a path became narrow); see the log"
+            yield Finding(f"running: {name}", WARN, detail, remedy)
+    if not now.get("downgrades_udp", 0) and not now.get("downgrades_tun", 0):
+        yield Finding("running", OK, f"rung {backend['dataplane']}, the kernel refused nothing")
 
 
 def _sysctl(path: str) -> str:
