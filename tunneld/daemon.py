@@ -141,6 +141,8 @@ class Daemon:
 
         async def confirm() -> None:
             if netconf.parse_network_config(await store.get_config(), source) != network:
+                # Else a store that answers slowly would find us with the old one again.
+                cache.forget()
                 raise ConfigChangedError(f"{source} has changed while the store was away")
 
         async def leases() -> list[Lease]:

@@ -7,6 +7,7 @@ because its subnet may be another node's by now.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import time
@@ -88,6 +89,11 @@ class StateCache:
             own=_entry(own, left),
             peers=tuple(_entry(peer, None) for peer in document["peers"]),
         )
+
+    def forget(self) -> None:
+        """Remove the state, because it is no longer true."""
+        with contextlib.suppress(OSError):
+            self._path.unlink()
 
     def save(
         self, config: bytes, own: Entry, expires_in: float | None, peers: Iterable[Lease]

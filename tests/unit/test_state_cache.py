@@ -46,6 +46,12 @@ def test_what_was_saved_is_remembered(cache: StateCache) -> None:
     assert last.peers[0].value == format_attrs(lease(2).attrs)
 
 
+def test_what_is_forgotten_is_gone(cache: StateCache) -> None:
+    cache.forget()
+    cache.forget()
+    assert cache.load() is None
+
+
 def test_a_reservation_has_no_end(cache: StateCache) -> None:
     cache.save(CONFIG, own(), None, [])
     last = cache.load()
