@@ -159,8 +159,10 @@ class Tunnel(abc.ABC):
         absent = {tool: package for tool, package in self.tools if shutil.which(tool) is None}
         if not absent:
             return None
+        # What wireguard-tools recommends is a whole kernel.
+        command = "apt-get install -y --no-install-recommends"
         packages = " ".join(dict.fromkeys(absent.values()))
-        return f"not installed: {', '.join(absent)} (apt-get install -y {packages})"
+        return f"not installed: {', '.join(absent)} ({command} {packages})"
 
     @property
     def program(self) -> str:

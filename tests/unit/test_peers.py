@@ -52,9 +52,12 @@ class TestRegistry:
         monkeypatch.setenv("PATH", "/nowhere")
         reason = wireguard_go.contender(Options()).missing()
         assert reason == (
-            "not installed: wireguard-go, wg (apt-get install -y wireguard-go wireguard-tools)"
+            "not installed: wireguard-go, wg"
+            " (apt-get install -y --no-install-recommends wireguard-go wireguard-tools)"
         )
-        assert "apt-get install -y tinc)" in (tinc.contender(Options()).missing() or "")
+        assert "install -y --no-install-recommends tinc)" in (
+            tinc.contender(Options()).missing() or ""
+        )
 
     def test_one_that_is_there_is_not_missing(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -213,7 +216,8 @@ class TestFlannel:
         monkeypatch.setenv("PATH", "/nowhere")
         reason = flannel.contender(Options(flanneld=str(binary))).missing()
         assert reason == (
-            "not installed: etcd, etcdctl (apt-get install -y etcd-server etcd-client)"
+            "not installed: etcd, etcdctl"
+            " (apt-get install -y --no-install-recommends etcd-server etcd-client)"
         )
 
 
