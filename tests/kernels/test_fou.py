@@ -131,18 +131,12 @@ def test_cleanup_removes_everything(facts: Facts) -> None:
 
 
 def test_a_clash_of_ports_is_named(facts: Facts) -> None:
-    code, text = facts["clashes"]["socket"]
+    code, text = facts["restart"]["clash_with_a_socket"]
     assert code == 1
     assert "UDP port 8285 on 0.0.0.0 is in use by python" in text
-    code, text = facts["clashes"]["fou"]
+    code, text = facts["restart"]["clash_with_fou"]
     assert code == 1
     assert "UDP port 8285 is taken by another fou of this host (ipproto 47)" in text
     code, text = facts["restart"]["auto_beside_it"]
     assert code == 1
     assert "`tunneld cleanup` removes what --dataplane=kernel left" in text
-
-
-def test_what_it_cannot_do_is_refused(facts: Facts) -> None:
-    code, text = facts["clashes"]["allow_source"]
-    assert code == 2
-    assert "allow-source: rung 'kernel' takes datagrams from the peers' public IPs" in text

@@ -25,9 +25,9 @@ def add_parser(subparsers: Subparsers) -> None:
     parser = subparsers.add_parser(
         "cleanup",
         help="remove what a daemon left in the kernel",
-        description="Removes our devices, our routes, the port and rules of --dataplane=kernel, and the"
-        " unreachable routes that keep overlay packets off the default route. The lease and"
-        " subnet.env stay.",
+        description="Removes our devices, our routes, the port and rules of --dataplane=kernel,"
+        " and the unreachable routes that keep overlay packets off the default route. The lease"
+        " and subnet.env stay.",
     )
     parser.add_argument("--run-dir", default="/run/tunneld", metavar="DIR", help="as `run` had it")
 
