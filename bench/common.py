@@ -113,9 +113,11 @@ def udpgen() -> Path:
 
 
 @contextlib.contextmanager
-def _listening(container: Container, mode: str) -> Iterator[subprocess.Popen[str]]:
+def _listening(
+    container: Container, mode: str, port: int = UDP_PORT
+) -> Iterator[subprocess.Popen[str]]:
     """Run the generator as `recv` or `echo` while the block runs."""
-    listener = container.popen([str(udpgen()), mode, str(UDP_PORT)])
+    listener = container.popen([str(udpgen()), mode, str(port)])
     try:
         if listener.stdout is None or listener.stdout.readline() != "ready\n":
             raise process.CommandError(f"udpgen: {mode} did not start")
@@ -153,6 +155,7 @@ def udp(
     seconds: float = 2,
     pps: int = 0,
     seed: int = 0,
+    port: int = UDP_PORT,
     meter: AbstractContextManager[object] | None = None,
 ) -> UdpResult:
     """Send datagrams from one container to another and count what arrives.
@@ -164,10 +167,12 @@ def udp(
         seconds: how long to send.
         pps: datagrams per second; 0: as fast as one CPU can.
         seed: of the sizes of a range.
+        port: where it counts; runs that follow each other closely need different ones, lest one
+            takes what is left of the other for its own.
         meter: entered around the load alone.
     """
-    with _listening(receiver, "recv") as counter:
-        where = [str(receiver.address), str(UDP_PORT), str(size), str(seconds), str(pps), str(seed)]
+    with _listening(receiver, "recv", port) as counter:
+        where = [str(receiver.address), str(port), str(size), str(seconds), str(pps), str(seed)]
         argv = [str(udpgen()), "send", *where]
         with meter or contextlib.nullcontext():
             sent = json.loads(sender.run(argv, timeout=seconds + GRACE_S).stdout)

@@ -19,7 +19,7 @@ from functools import partial
 from ipaddress import IPv4Network
 from pathlib import Path
 
-from bench.common import UdpResult, require_udp_tools, say, udp
+from bench.common import UDP_PORT, UdpResult, require_udp_tools, say, udp
 from tunneld.lab import Cluster, Container, Daemon
 from tunneld.lab.iperf import TcpResult, tcp
 
@@ -195,9 +195,11 @@ class MixedLoad:
         sender: Container,
         receiver: Container,
     ) -> None:
-        size, pps = next(sizes)
+        (size, pps), seed = next(sizes), next(seeds)
+        port = UDP_PORT + seed % 100
+        seconds = self._round()
         self.datagrams.append(
-            udp(sender, receiver, size=size, seconds=self._round(), pps=pps, seed=next(seeds))
+            udp(sender, receiver, size=size, seconds=seconds, pps=pps, seed=seed, port=port)
         )
 
     def _ping(self, sizes: itertools.cycle[int], sender: Container, receiver: Container) -> None:

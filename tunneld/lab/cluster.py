@@ -215,8 +215,10 @@ class Cluster:
     def reserve(self, subnet: IPv4Network, public_ip: IPv4Address | str) -> Path:
         """Put a key by hand: a permanent reservation; returns its file."""
         path = self.store_dir / "subnets" / str(subnet).replace("/", "-")
-        path.write_text(f'{{"PublicIP":"{public_ip}","PublicIPv6":null}}')
-        return path
+        # Moved there whole: on a busy machine a daemon could else read an empty file.
+        draft = self.lab.directory / f"draft-{path.name}"
+        draft.write_text(f'{{"PublicIP":"{public_ip}","PublicIPv6":null}}')
+        return draft.rename(path)
 
     def stranger(self) -> Node:
         """Return a host at 10.168.0.66 on the same wire that has no lease (made on first use)."""
