@@ -34,7 +34,7 @@ _ROW = 25.0
 _BAR = 13.0
 _TOP = 22.0
 _VALUE_END = 302.0
-_LETTER = 6.9
+_LETTER = 7.4
 
 
 def css_class(contender: str) -> str:
@@ -76,10 +76,11 @@ def bars(figures: Sequence[Figure], chart: Bars) -> str:
     """
     metric = figures[0].metric
     labels = [chart.labels.get(each.contender, each.contender) for each in figures]
-    start = min(max(70.0, max(map(len, labels)) * _LETTER + 8), 130.0)
+    start = min(max(70.0, max(map(len, labels)) * _LETTER + 8), 134.0)
     top = max(each.spread.high for each in figures) * metric.scale or 1.0
     ticks = [tick for tick in linear_ticks(top) if tick <= top]
-    scale = Scale(0, top, start, _VALUE_END - 48)
+    longest = max(len(metric.text(each.spread.median)) for each in figures)
+    scale = Scale(0, top, start, _VALUE_END - 12 - longest * _LETTER)
     bottom = _TOP + len(figures) * _ROW
     body = [text(_VALUE_END, 12, "median", style="head", anchor="end")]
     if chart.ratio_title:
@@ -209,7 +210,7 @@ def latency(ident: str, curves: Mapping[str, Cdf], *, title: str) -> str:
         curves: contender -> its distribution; none of them empty, at least one.
         title: what the picture shows.
     """
-    height, left, top = 262.0, 34.0, 8.0
+    height, left, top = 272.0, 34.0, 20.0
     bottom = height - 36
     ticks = log_ticks(
         min(max(points[0][0], 0.1) for points in curves.values()),
@@ -222,11 +223,14 @@ def latency(ident: str, curves: Mapping[str, Cdf], *, title: str) -> str:
         y = up.at(share)
         body.append(line(left, y, WIDTH - 18, y, "grid" if share else "axis"))
         body.append(text(left - 5, y + 4, f"{share * 100:.0f}", style="tick", anchor="end"))
-    body.append(text(left + 4, top + 13, "% of round trips", style="tick"))
+    body.append(text(0, 11, "% of round trips", style="tick"))
     for tick in ticks:
         x = across.at(tick)
         body.append(line(x, top, x, bottom, "grid"))
-        body.append(text(x, bottom + 14, short(tick), style="tick", anchor="middle"))
+    body += [
+        text(across.at(tick), bottom + 14, short(tick), style="tick", anchor="middle")
+        for tick in _that_fit(ticks, across)
+    ]
     middle = (left + WIDTH - 18) / 2
     axis = "round-trip time, \N{MICRO SIGN}s (logarithmic)"
     body.append(text(middle, bottom + 30, axis, style="tick", anchor="middle"))
@@ -241,6 +245,20 @@ def latency(ident: str, curves: Mapping[str, Cdf], *, title: str) -> str:
         for name, points in curves.items()
     )
     return drawing(ident, WIDTH, height, title=title, description=words + ".", body=body)
+
+
+def _that_fit(ticks: Sequence[float], across: Scale) -> list[float]:
+    """Return the ticks whose labels have room; powers of ten are given theirs first."""
+    kept: list[float] = []
+    for tick in sorted(
+        ticks, key=lambda tick: (short(tick).replace(",", "").strip("0") != "1", tick)
+    ):
+        x, half = across.at(tick), len(short(tick)) * _LETTER / 2
+        if all(
+            abs(x - across.at(other)) > half + len(short(other)) * _LETTER / 2 for other in kept
+        ):
+            kept.append(tick)
+    return sorted(kept)
 
 
 def curve_class(contender: str) -> str:

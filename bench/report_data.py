@@ -179,14 +179,34 @@ class Dataset:
         return tuple(points)
 
     def noise(self) -> list[str]:
-        """Return, one line each, the runs during which the machine was not quiet."""
+        """Return, one line for each workload, the runs during which the machine was not quiet."""
+        found: dict[str, list[str]] = {}
+        for run in sorted(self.runs, key=lambda run: (names.plain_order(run["contender"]),
+                                                      run["round"])):  # fmt: skip
+            if not run["quiet"]:
+                noise = run.get("noise", {})
+                shares = [noise[key] for key in ("before", "foreign", "stolen") if key in noise]
+                much = f", {min(max(shares), 1) * 100:.0f} %" if shares else ""
+                words = f"{run['contender']} (round {run['round']}{much})"
+                found.setdefault(run["workload"], []).append(words)
         return [
-            f"{contender}, {workload}: round {', '.join(map(str, sorted(rounds)))}"
-            for (contender, workload), rounds in sorted(
-                self._noisy.items(),
-                key=lambda item: (names.workload_order(item[0][1]), item[0][0]),
-            )
+            f"{workload}: {', '.join(found[workload])}"
+            for workload in sorted(found, key=names.workload_order)
         ]
+
+    def counted_by(self, key: str) -> list[str]:
+        """Return where the figures of a metric come from, as far as the file tells."""
+        return sorted({run["sources"][key] for run in self.runs if key in run.get("sources", {})})
+
+    @property
+    def beware(self) -> str:
+        """What weakens every figure of the file, in a sentence; empty: nothing does."""
+        noisy = sum(not run["quiet"] for run in self.runs)
+        if noisy > len(self.runs) / 10:
+            return f"{noisy} of {len(self.runs)} runs were disturbed: do not rely on these figures."
+        if self.rounds < 3:
+            return "Fewer than three rounds: nobody knows how far the figures would spread."
+        return ""
 
 
 def datasets(documents: Iterable[tuple[str, Document]]) -> list[Dataset]:

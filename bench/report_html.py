@@ -78,6 +78,7 @@ def page(data: Sequence[Dataset]) -> str:
             tag("h1", title),
             tag("p", _lead(top), class_="lead"),
             tag("p", sections.provenance(data), class_="meta"),
+            tag("p", top.beware, class_="beware") if top.beware else "",
             tag("nav", *(tag("a", plain(words), href=f"#{ident}") for ident, words in links)),
             class_="top",
         )

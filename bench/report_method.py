@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from bench import stats
 from bench.report_data import Dataset
@@ -80,6 +80,9 @@ def _described(what: Mapping[str, object], prefix: str = "") -> Iterator[str]:
             on = ", ".join(feature for feature, state in value.items() if state)
             off = ", ".join(feature for feature, state in value.items() if not state)
             yield _term(name, f"on: {on or 'nothing'}; off: {off or 'nothing'}")
+        elif isinstance(value, dict) and len(value) > 1 and _all_equal(value.values()):
+            same = {", ".join(value): next(iter(value.values()))}
+            yield from _described(same, f"{name}: ")
         elif isinstance(value, dict):
             yield from _described(value, f"{name}: ")
         elif isinstance(value, list):
@@ -88,6 +91,11 @@ def _described(what: Mapping[str, object], prefix: str = "") -> Iterator[str]:
             yield _term(name, "yes" if value else "no")
         elif value not in ("", None):
             yield _term(name, str(value))
+
+
+def _all_equal(values: Iterable[object]) -> bool:
+    found = list(values)
+    return isinstance(found[0], dict) and all(each == found[0] for each in found)
 
 
 def _term(name: str, value: str) -> str:

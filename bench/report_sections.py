@@ -40,7 +40,7 @@ def ladder(data: Dataset) -> str:
         rows = next((found for each in workloads if (found := data.ladder(each, key))), [])
         if rows:
             known |= {each.contender for each in rows}
-            pictures.append(_ladder_picture(rows, key, title))
+            pictures.append(_ladder_picture(rows, key, title, data.counted_by(key)))
     rungs = [
         tag(
             "li",
@@ -62,7 +62,7 @@ def ladder(data: Dataset) -> str:
     )  # fmt: skip
 
 
-def _ladder_picture(rows: Sequence[Figure], key: str, title: str) -> str:
+def _ladder_picture(rows: Sequence[Figure], key: str, title: str, counted: Sequence[str]) -> str:
     chart = charts.Bars(
         f"ladder-{key}",
         title,
@@ -76,6 +76,8 @@ def _ladder_picture(rows: Sequence[Figure], key: str, title: str) -> str:
             f"{names.title(rows[0].workload)}. The kernel's ways have no process: their work is "
             "done inside the system calls of sender and receiver, or in softirqs."
         )
+        if counted:
+            note += f" Counted by: {', '.join(counted)}."
     return _picture(rows, chart, note)
 
 
@@ -135,9 +137,10 @@ def setting(data: Dataset) -> str:
         "section",
         tag("h2", f"Setting {plain(data.title)}"),
         tag("p", plain(names.SETTINGS.get(data.setting, "")), class_="meta"),
-        tag("p", f"{data.rounds} interleaved rounds{seconds}. A bar is the median, its whisker "
+        tag("p", f"{_rounds(data.rounds)}{seconds}, interleaved. A bar is the median, its whisker "
             f"the range; the dashed line is VXLAN. Differences below {_percent(stats.NOISE)} are "
             "ties.", class_="meta"),
+        tag("p", data.beware, class_="beware") if data.beware else "",
         tag("div", *pictures, class_="grid"),
         _latency(data),
         tag(
@@ -218,7 +221,7 @@ def days(data: Sequence[Dataset], headlines: Sequence[tuple[str, str, str]], our
             if any(found):
                 cells = (ratio_cell(each.ratio if each else None) for each in found)
                 rows.append(("", tag("th", plain(title), scope="row") + "".join(cells)))
-        heads = ["", *(plain(each.title) for each in same)]
+        heads = ["", *(plain(each.date or each.title) for each in same)]
         tables.append(table(f"{plain(ours)} divided by VXLAN, setting {plain(name)}", heads, rows))
     if not tables:
         return ""
@@ -232,7 +235,12 @@ def provenance(data: Sequence[Dataset]) -> str:
     settings = ", ".join(dict.fromkeys(each.setting for each in data))
     rounds = sorted({each.rounds for each in data})
     counted = DASH.join(map(str, dict.fromkeys((rounds[0], rounds[-1]))))
-    parts = [", ".join(dates), *machines, f"settings {settings}", f"{counted} rounds"]
+    parts = [
+        ", ".join(dates),
+        *machines,
+        f"settings {settings}",
+        f"{counted} rounds" if rounds[-1] > 1 else "1 round",
+    ]
     return plain(" \N{MIDDLE DOT} ".join(part for part in parts if part))
 
 
@@ -240,6 +248,10 @@ def _machine_words(machine: Mapping[str, object]) -> str:
     cpu = f"{machine['cpus']} {TIMES} {machine.get('cpu', 'CPU')}" if "cpus" in machine else ""
     kernel = f"Linux {machine['kernel']}" if "kernel" in machine else ""
     return ", ".join(part for part in (cpu, kernel) if part)
+
+
+def _rounds(count: int) -> str:
+    return "1 round" if count == 1 else f"{count} rounds"
 
 
 def _percent(share: float) -> str:

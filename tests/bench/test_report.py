@@ -156,7 +156,7 @@ def test_ratios_divide_within_a_round() -> None:
 def test_what_is_noisy_or_deviates_is_marked_and_named() -> None:
     document = made_up.document(noise=0.01)
     assert "1 of 440 runs were disturbed" in page_of(document)
-    assert "udp-gso, tcp1: round 2" in page_of(document)
+    assert "tcp1: udp-gso (round 2)" in page_of(document)
     assert "deviate by more than" not in re.sub("<li>.*?</li>", "", page_of(document))
     for run in document["runs"]:
         if (run["contender"], run["workload"], run["round"]) == ("udp", "tcp1", 3):
@@ -164,6 +164,17 @@ def test_what_is_noisy_or_deviates_is_marked_and_named() -> None:
     page = page_of(document)
     assert "* the rounds deviate by more than 15 %" in page
     assert re.search(r"udp, tcp1: the deviation of gbps is \d+%", page)
+
+
+def test_a_file_that_says_little_says_so_on_top() -> None:
+    assert 'class="beware"' not in page_of(SGRO)
+    assert "Fewer than three rounds" in page_of(made_up.document(rounds=2))
+    document = copy.deepcopy(SGRO)
+    for run in document["runs"][::2]:
+        run |= {"quiet": False, "noise": {"before": 0.31, "foreign": 0.1, "waited_s": 9.0}}
+    page = page_of(document)
+    assert "220 of 440 runs were disturbed: do not rely" in page.partition("<main>")[0]
+    assert "udp (round 1, 31 %)" in page
 
 
 def test_left_out_and_failed_contenders_are_named() -> None:
