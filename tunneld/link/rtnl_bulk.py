@@ -165,13 +165,9 @@ class BulkSocket:
             if sequence != wanted:
                 continue
             whole &= not flags & _NLM_F_DUMP_INTR
-            if answer == _NLMSG_DONE:
+            if answer in {_NLMSG_DONE, _NLMSG_ERROR}:
+                _check_end(answer, flags, payload)
                 break
-            if answer == _NLMSG_ERROR:
-                number, text = _read_error(flags, payload)
-                raise StartError(
-                    f"the kernel refuses to list a table: {text or os.strerror(number)}"
-                )
             found.append(payload)
         return whole, found
 
@@ -223,14 +219,15 @@ def _messages(data: bytes) -> Iterator[tuple[int, int, int, bytes]]:
         offset += (length + 3) & ~3
 
 
-def _check_end(flags: int, body: bytes) -> None:
+def _check_end(kind: int, flags: int, body: bytes) -> None:
     """Raise what the last message of a dump says: both kinds begin with the negative errno."""
-    if len(body) < 4:
-        return
-    number, text = _read_error(flags, body)
+    if kind == _NLMSG_ERROR:
+        number, text = _read_error(flags, body)
+    else:
+        number = -struct.unpack_from("=i", body)[0] if len(body) >= 4 else 0
+        text = _words(body, 4) if flags & _NLM_F_ACK_TLVS else ""
     if number > 0:
-        words = text or os.strerror(number)
-        raise StartError(f"the kernel refuses to list a table: {words}")
+        raise StartError(f"the kernel refuses to list a table: {text or os.strerror(number)}")
 
 
 def _read_error(flags: int, body: bytes) -> tuple[int, str]:
@@ -241,5 +238,9 @@ def _read_error(flags: int, body: bytes) -> tuple[int, str]:
     quoted = _HEADER.size
     if not flags & _NLM_F_CAPPED:
         (quoted,) = struct.unpack_from("=I", body, 4)
-    text = attributes(body, 4 + ((quoted + 3) & ~3)).get(_EXT_ACK_TEXT, b"")
-    return -negative, text.rstrip(b"\0").decode("utf-8", "replace")
+    return -negative, _words(body, 4 + ((quoted + 3) & ~3))
+
+
+def _words(body: bytes, offset: int) -> str:
+    text = attributes(body, offset).get(_EXT_ACK_TEXT, b"")
+    return text.rstrip(b"\0").decode("utf-8", "replace")

@@ -10,7 +10,7 @@ from __future__ import annotations
 import socket
 import struct
 from collections.abc import AsyncIterator, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import IPv4Address
 
 from tunneld.link.rtnl_bulk import (
@@ -132,8 +132,12 @@ def parse(data: bytes) -> Iterator[NeighbourEvent]:
     """Yield the events of one datagram; other families and messages are passed over."""
     for kind, body in messages(data):
         entry = read(body) if kind in _KINDS else None
-        if entry is not None:
-            yield NeighbourEvent(_KINDS[kind], entry)
+        if entry is None:
+            continue
+        if kind == RTM_GETNEIGH and entry.dst is None and entry.mac:
+            # The l2miss of vxlan comes with family AF_INET, and a MAC alone.
+            entry = replace(entry, fdb=True)
+        yield NeighbourEvent(_KINDS[kind], entry)
 
 
 def watch() -> AsyncIterator[NeighbourEvent]:
