@@ -233,7 +233,8 @@ class Daemon:
         connected = service.parts.store.health().state == "connected"
         announced = service.parts.keeper.announced
         forwarding = service.parts.backend.status().forwarding
-        return "ready" if connected and announced and forwarding else "degraded"
+        well = connected and announced and forwarding and not service.guard.doubles
+        return "ready" if well else "degraded"
 
     def _status(self) -> dict[str, object]:
         return build(

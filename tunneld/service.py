@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, cast
 
 from tunneld import subnet_env
 from tunneld.errors import TunneldError
+from tunneld.host_guard import HostGuard
 from tunneld.observe.log import fields
 from tunneld.observe.notify import notify
 from tunneld.store import Deleted, Listed, Put
+from tunneld.subnet_map import Change
 from tunneld.supervise import Backoff, supervise
 
 if TYPE_CHECKING:
@@ -26,7 +28,7 @@ if TYPE_CHECKING:
     from tunneld.lease_keeper import LeaseKeeper
     from tunneld.link.underlay import Underlay
     from tunneld.store import Entry, Store, StoreEvent
-    from tunneld.subnet_map import Change, SubnetMap
+    from tunneld.subnet_map import SubnetMap
 
 log = logging.getLogger(__name__)
 
@@ -99,11 +101,13 @@ class Service:
     Attributes:
         parts: as given; `underlay` is followed.
         ready: the first listing of the store is in force.
+        guard: knows other live hosts that have our public IP.
     """
 
     def __init__(self, parts: Parts, rng: random.Random) -> None:
         self.parts = parts
         self.ready = False
+        self.guard = HostGuard(parts.store, lambda: parts.keeper.held.lease.public_ip)
         self._rng = rng
         self._kernel_changed = asyncio.Event()
         self._peers_changed = asyncio.Event()
@@ -131,6 +135,7 @@ class Service:
             self._task("netlink watch", self._watch_kernel),
             self._task("repair", self._repair),
             self._task("state cache", self._remember),
+            self._task("host identity", self.guard.run),
         ]
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
@@ -179,14 +184,18 @@ class Service:
         # Closed also when we fail: a restart must not leave a second watch behind.
         async with aclosing(cast("AsyncGenerator[StoreEvent]", self.parts.store.watch())) as events:
             async for event in events:
-                self._take(event)
+                await self._take(event)
 
-    def _take(self, event: StoreEvent) -> None:
+    async def _take(self, event: StoreEvent) -> None:
         keeper, subnet_map = self.parts.keeper, self.parts.subnet_map
         own = keeper.held.lease.key
         match event:
             case Listed(entries):
-                change = subnet_map.snapshot(entries)
+                change = Change()
+                for part in subnet_map.snapshot_in_parts(entries):
+                    change += part
+                    # Thousands of new leases at once must not hold up everything else.
+                    await asyncio.sleep(0)
                 keeper.seen(next((entry for entry in entries if entry.key == own), None))
                 self._listed = True
                 self._peers_changed.set()

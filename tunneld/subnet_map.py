@@ -13,6 +13,7 @@ subnet. Overlaps of different lengths are legal; the packet path lets the longes
 from __future__ import annotations
 
 import contextlib
+import itertools
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Network
 from types import MappingProxyType
@@ -21,7 +22,7 @@ from typing import TYPE_CHECKING
 from tunneld.lease import Lease, LeaseFormatError, format_key, parse_attrs, parse_key
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
     from tunneld.store import Entry
 
@@ -46,6 +47,15 @@ class Change:
 
     def __bool__(self) -> bool:
         return bool(self.added or self.removed or self.changed)
+
+    def __add__(self, later: Change) -> Change:
+        return Change(
+            self.added + later.added,
+            self.removed + later.removed,
+            self.changed + later.changed,
+            self.quarantined + later.quarantined,
+            self.released + later.released,
+        )
 
 
 @dataclass(slots=True)
@@ -92,10 +102,22 @@ class SubnetMap:
 
     def snapshot(self, entries: Iterable[Entry]) -> Change:
         """Take the whole content of the store."""
+        return self._apply(self._edits(entries))
+
+    def snapshot_in_parts(self, entries: Iterable[Entry], size: int = 200) -> Iterator[Change]:
+        """Take the whole content of the store, some 10 ms at a time at the most.
+
+        What is new comes before what is gone, so that no peer is missing in between.
+        """
+        edits = iter(self._edits(entries).items())
+        while part := dict(itertools.islice(edits, size)):
+            yield self._apply(part)
+
+    def _edits(self, entries: Iterable[Entry]) -> dict[str, Entry | None]:
         now = {entry.key: entry for entry in entries}
-        edits: dict[str, Entry | None] = dict.fromkeys(self._entries.keys() - now.keys())
-        edits.update(now)
-        return self._apply(edits)
+        edits: dict[str, Entry | None] = dict(now)
+        edits.update(dict.fromkeys(self._entries.keys() - now.keys()))
+        return edits
 
     def put(self, entry: Entry) -> Change:
         """Take one new or changed entry."""

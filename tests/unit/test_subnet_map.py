@@ -429,3 +429,20 @@ def test_no_entry_costs_the_peers_of_other_subnets_their_routes(
     assert [peer for peer in subnets.peers if peer.subnet != touched] == others
     if intruder.key in subnets.quarantined:
         assert subnets.peers == before
+
+
+@pytest.mark.parametrize("size", [1, 3, 200])
+def test_a_snapshot_in_parts_ends_where_a_whole_one_does(size: int) -> None:
+    before = [Entry(f"100.96.{n}.0-24", value(f"10.168.0.{n}"), n, n) for n in range(2, 40)]
+    after = [Entry(f"100.96.{n}.0-24", value(f"10.168.1.{n}"), n, n) for n in range(20, 60)]
+    after += [Entry("nonsense", b"", 1, 1)]
+    whole, parts = (new_map() for _ in range(2))
+    for subject in (whole, parts):
+        subject.snapshot(before)
+    expected = whole.snapshot(after)
+    change = Change()
+    for part in parts.snapshot_in_parts(after, size):
+        change += part
+    assert parts.peers == whole.peers
+    for verb in ("added", "removed", "changed", "quarantined"):
+        assert set(getattr(change, verb)) == set(getattr(expected, verb))

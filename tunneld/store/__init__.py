@@ -13,7 +13,8 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from typing import Protocol
+from ipaddress import IPv4Address
+from typing import Protocol, runtime_checkable
 
 from tunneld.errors import TunneldError
 
@@ -82,6 +83,22 @@ class StoreHealth:
     state: str
     last_sync: float | None
     detail: str = ""
+
+
+@runtime_checkable
+class HostStore(Protocol):
+    """A store that several hosts share and that can tell them apart: etcd."""
+
+    async def claim_host(self, public_ip: IPv4Address) -> tuple[str, ...]:
+        """Say that this host has a public IP; call it again within a minute.
+
+        Returns:
+            The names of other live hosts that say the same.
+
+        Raises:
+            StoreUnavailableError: the store does not answer, or permits no such keys.
+        """
+        ...
 
 
 class Store(Protocol):

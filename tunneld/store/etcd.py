@@ -10,6 +10,7 @@ import contextlib
 import logging
 import time
 from collections.abc import AsyncGenerator, Callable
+from ipaddress import IPv4Address
 from typing import TypeVar
 
 from tunneld.store import (
@@ -20,6 +21,7 @@ from tunneld.store import (
     StoreUnavailableError,
 )
 from tunneld.store.etcd_client import CALL_TIMEOUT, Connection, EtcdClient
+from tunneld.store.etcd_hosts import Hosts
 from tunneld.store.etcd_keys import Grants, Keys
 from tunneld.store.etcd_options import EtcdOptions
 from tunneld.store.etcd_watch import Timing, Watch
@@ -35,6 +37,7 @@ class EtcdStore:
         options: the etcd flags.
         timing: of the watch.
         call_timeout: seconds that one server has for one answer.
+        identity: of this host; tests give their own.
     """
 
     def __init__(
@@ -43,11 +46,13 @@ class EtcdStore:
         *,
         timing: Timing | None = None,
         call_timeout: float = CALL_TIMEOUT,
+        identity: str | None = None,
     ) -> None:
         self._options = options
         self._timing = timing or Timing()
         self._client = EtcdClient(options, timeout=call_timeout)
         self._keys = Keys(options.prefix, Grants())
+        self._hosts = Hosts(options.prefix, identity)
         self._watches: set[Watch] = set()
         self._health = StoreHealth("connecting", None)
         self._closed = False
@@ -128,6 +133,15 @@ class EtcdStore:
             StoreUnavailableError: no server answers; the key may be gone all the same.
         """
         return await self._call(lambda c: self._keys.remove(c, entry))
+
+    async def claim_host(self, public_ip: IPv4Address) -> tuple[str, ...]:
+        """Say that this host has a public IP; returns the others that say the same.
+
+        Raises:
+            StoreUnavailableError: no server answers, or the user may not write these keys.
+        """
+        # Not by `_call`: a user without rights on these keys is no outage of the store.
+        return await self._client.call(lambda c: self._hosts.claim(c, str(public_ip)))
 
     async def close(self) -> None:
         """End the watches, the calls and their threads; idempotent."""
