@@ -15,6 +15,7 @@ COMMANDS = {
     "ladder": ("ladder", "run: every rung of the dataplane, kernel VXLAN and the direct path"),
     "bars": ("bars", "every bar of the daemon against kernel VXLAN, in three settings"),
     "repair": ("repair", "outage after the device was deleted, the daemon killed, the link down"),
+    "tables": ("tables", "500 peers of the vxlan backend come, stay over a restart, leave"),
     "lookup": ("lookup", "nanoseconds per route lookup with 10 and with 10,000 peers"),
     "syscalls": ("syscalls", "system calls per packet at TCP saturation, by tracepoints"),
 }
