@@ -11,6 +11,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 CORE = sorted((ROOT / "csrc").glob("*.c"))
 PROGRAMS = sorted((ROOT / "tests" / "c").glob("test_*.c"))
+WRAP = ROOT / "tests" / "c" / "wrap.c"
 WARNINGS = ["-Wall", "-Wextra", "-Wsign-compare", "-Wconversion", "-Wshadow", "-Werror"]
 FLAGS = ["-std=gnu11", "-D_GNU_SOURCE", "-g", "-O1", "-pthread", f"-I{ROOT / 'csrc'}"]
 BUILDS = {
@@ -22,17 +23,24 @@ BUILDS = {
     ],
     "gcc-tsan": ["gcc", "-fsanitize=thread"],
 }
-"""Name -> compiler and its sanitizers; threads are looked at in the engine's test alone."""
+"""Name -> compiler and its sanitizers; threads are looked at in the engine's tests alone."""
 WRAPPED = [
     f"-Wl,--wrap={name}"
     for name in ("malloc", "calloc", "realloc", "sendmmsg", "recvmmsg", "writev")
 ]
-"""The engine's test counts allocations and plays a kernel that refuses."""
+"""The engine's tests count allocations and play a kernel that refuses, see tests/c/wrap.h."""
+
+
+def is_engine(program: Path) -> bool:
+    """Whether a program runs a whole engine, on the bed of tests/c/bed.h."""
+    return program.stem.startswith("test_engine")
+
+
 CASES = [
     pytest.param(program, build, id=f"{program.stem}-{build}")
     for program in PROGRAMS
     for build in BUILDS
-    if build != "gcc-tsan" or program.stem == "test_engine"
+    if build != "gcc-tsan" or is_engine(program)
 ]
 
 
@@ -77,7 +85,7 @@ def test_c_core(
     linked = run(
         [
             *(*BUILDS[build], *FLAGS, *WARNINGS, str(program), *objects, "-o", str(binary)),
-            *(WRAPPED if program.stem == "test_engine" else []),
+            *([str(WRAP), *WRAPPED] if is_engine(program) else []),
         ]
     )
     assert linked.returncode == 0, linked.stderr
@@ -95,6 +103,10 @@ def test_every_program_is_found() -> None:
         "test_icmp",
         "test_routes",
         "test_engine",
+        "test_engine_load",
+        "test_engine_offload",
         "test_segment",
         "test_coalesce",
+        "test_coalesce_limits",
+        "test_coalesce_random",
     }
