@@ -100,8 +100,9 @@ def test_what_an_earlier_life_left_goes_and_the_rest_is_not_touched(pair: Cluste
         ]
     )
     one.node.run(["bridge", "fdb", "add", mac, *dev.split(), "dst", "10.168.0.9", "self"])
-    wrong = ["bridge", "fdb", "append", bed.mac(two), *dev.split(), "dst", "10.168.0.9", "self"]
-    one.node.run(wrong)
+    for address in ("10.168.0.8", "10.168.0.9"):
+        default = ["00:00:00:00:00:00", *dev.split(), "dst", address, "self", "permanent"]
+        one.node.run(["bridge", "fdb", "append", *default])
     one.daemon.start()
     one.daemon.wait_ready()
     outside = "172.20.0.0/24 via 10.168.0.3 dev eth0"

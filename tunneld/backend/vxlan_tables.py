@@ -146,7 +146,6 @@ class VxlanTables:
             self._bulk, {net for net in wanted if wanted[net] == self._complete.get(net)}
         )
         await steps.write("neighbour", _missing_neighbours(ifindex, tunnelled, neighbours))
-        await self._drop(map(rtnl_neigh.drop, _doubles(fdb)))
         await steps.write("fdb", _missing_fdb(ifindex, tunnelled, fdb))
         await steps.write(
             "route",
@@ -245,8 +244,8 @@ def _missing_neighbours(
 def _missing_fdb(
     ifindex: int, vteps: Sequence[Vtep], there: Sequence[Neighbour]
 ) -> dict[IPv4Network, tuple[Request, Request]]:
-    doubles = set(_doubles(there))
-    have = {(entry.mac, entry.dst) for entry in there if entry.permanent and entry not in doubles}
+    # One station's MAC has one destination: the kernel appends only to those of many.
+    have = {(entry.mac, entry.dst) for entry in there if entry.permanent}
     return {
         vtep.subnet: _requests(
             Neighbour(ifindex, vtep.mac, vtep.public_ip, NUD_PERMANENT, fdb=True)
@@ -254,12 +253,6 @@ def _missing_fdb(
         for vtep in vteps
         if (vtep.mac, vtep.public_ip) not in have
     }
-
-
-def _doubles(there: Sequence[Neighbour]) -> list[Neighbour]:
-    """Return the entries of MACs with several destinations: replacing would change only one."""
-    count = Counter(entry.mac for entry in there)
-    return [entry for entry in there if count[entry.mac] > 1 and entry.dst is not None]
 
 
 def _requests(entry: Neighbour) -> tuple[Request, Request]:
