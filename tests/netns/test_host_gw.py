@@ -202,6 +202,17 @@ def test_lost_routes_come_back(pair: Cluster, fault: str) -> None:
     assert routes(one) == before
     wait_for_ping(one.container, two.container.address)
     assert document(one)["state"] == "ready"
+    assert "peer skipped" not in one.daemon.log.read_text()
+
+
+def test_nothing_to_repair_means_nothing_repaired(pair: Cluster) -> None:
+    one = pair.nodes[0]
+    # Events of others wake the repair; the last of them is followed and tells that all were seen.
+    for number in range(10):
+        one.node.ip("link", "add", f"other{number}", "type", "bridge")
+    one.node.ip("route", "del", "unreachable", str(NETWORK))
+    until(lambda: repairs(one), "the repair")
+    assert repairs(one) == {"unreachable_route": 1}
 
 
 def test_routes_of_an_earlier_life_go_and_others_stay(pair: Cluster) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import subprocess
 from ipaddress import IPv4Network
 
@@ -54,6 +55,18 @@ async def test_a_table_is_written_once() -> None:
     assert await nft.delete(NAME)
     assert not await nft.delete(NAME)
     assert command("list", "ruleset") == ""
+
+
+@apart
+async def test_counters_are_read_and_are_no_change_of_the_table() -> None:
+    await nft.ensure(NAME, BODY)
+    await nft.set_elements(NAME, "peers", ["127.0.0.1"])
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.sendto(b"12", ("127.0.0.1", 9))
+    table = await nft.read(NAME)
+    assert table
+    assert table.counters["seen"] == nft.Tally(packets=1, bytes=20 + 8 + 2)
+    assert not await nft.ensure(NAME, BODY)
 
 
 @apart
