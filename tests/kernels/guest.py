@@ -16,9 +16,11 @@ import sys
 import threading
 from typing import Any
 
+from tests.netns.waiting import until
 from tests.netns.wire import at_rest
-from tunneld.lab import Cluster, ClusterNode, Container, ping, wait_for_ping
+from tunneld.lab import Cluster, ClusterNode, Container, Daemon, ping, wait_for_ping
 from tunneld.lab.process import run
+from tunneld.observe.checks import check_daemon
 
 MARK = "FACTS "
 """Begins the line that holds the JSON."""
@@ -123,6 +125,38 @@ def forward(rung: str) -> dict[str, Any]:
         }
 
 
+def without_tx_checksum() -> dict[str, Any]:
+    """A daemon whose external interface loses its checksum offload under it."""
+    with Cluster(nodes=2) as cluster:
+        cluster.start_daemons(["--dataplane", "offload"], timeout=READY_S)
+        one, two = cluster.containers
+        daemon = cluster.nodes[0].daemon
+        wait_for_ping(one, two.address, timeout=ANSWER_S)
+        before = daemon.status()["backend"]["offload"]
+        cluster.nodes[0].node.run(["ethtool", "-K", "eth0", "tx", "off"])
+        arrived = [burst(one, two), stream(one, two), burst(one, two)]
+        # The log follows once a second.
+        until(lambda: _lines(daemon) or _segments(daemon) > 1, "the log", timeout=ANSWER_S)
+        arrived.append(stream(one, two))
+        return {
+            "before": before,
+            "offload": daemon.status()["backend"]["offload"],
+            "arrived": arrived,
+            "counters": [at_rest(host.daemon) for host in cluster.nodes],
+            "lines": _lines(daemon),
+            "doctor": [finding.name for finding in check_daemon(daemon.run_dir)],
+            "stopped": cluster.stop_daemons(),
+        }
+
+
+def _segments(daemon: Daemon) -> int:
+    return int(daemon.status()["backend"]["offload"]["segments"])
+
+
+def _lines(daemon: Daemon) -> list[str]:
+    return [line for line in daemon.log.read_text().splitlines() if "UDP_SEGMENT" in line]
+
+
 def main() -> None:
     doctor = run([sys.executable, "-m", "tunneld", "doctor", "--json"], check=False)
     facts = {
@@ -130,6 +164,7 @@ def main() -> None:
         "doctor": {finding["name"]: finding for finding in json.loads(doctor.stdout)},
         "segment_limit": segment_limit(),
         "rungs": {rung: forward(rung) for rung in RUNGS},
+        "without_tx_checksum": without_tx_checksum(),
     }
     print(MARK + json.dumps(facts), flush=True)
 

@@ -74,6 +74,27 @@ def test_superpackets_cross_the_tun_where_the_kernel_passes_them(facts: Facts) -
     assert facts["rungs"]["mmsg"]["superpackets"] == {"tcp": [0, 0], "udp": [0, 0]}
 
 
+def test_without_checksum_offload_datagrams_go_one_by_one(facts: Facts) -> None:
+    """Kernels through 6.10 refuse UDP_SEGMENT there (EIO), newer ones compute the checksums."""
+    seen = facts["without_tx_checksum"]
+    assert seen["arrived"] == [True] * 4
+    assert seen["before"]["segments"] > 1
+    assert seen["before"]["downgrades_udp"] == 0
+    refuses = facts["kernel"] == "6.1"
+    assert (seen["offload"]["segments"] == 1) is refuses
+    # The first refusal is the last one: it counts for good.
+    assert seen["offload"]["downgrades_udp"] == int(refuses)
+    assert len(seen["lines"]) == int(refuses)
+    assert seen["doctor"] == (["running: UDP GSO", "running: udp"] if refuses else ["running"])
+    one, two = seen["counters"]
+    assert one["outbound"]["packets_written"] == two["inbound"]["packets_read"]
+    assert seen["stopped"] == [0, 0]
+
+
+def test_flows_can_be_steered_to_queues(facts: Facts) -> None:
+    assert facts["doctor"]["TUN queues"]["level"] == "ok"
+
+
 @pytest.mark.parametrize("rung", RUNGS)
 def test_everything_arrives(facts: Facts, rung: str) -> None:
     seen = facts["rungs"][rung]

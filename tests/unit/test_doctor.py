@@ -67,7 +67,7 @@ def backend(dataplane: str, **gauges: int) -> dict[str, object]:
 def test_what_was_refused_to_a_daemon(
     monkeypatch: pytest.MonkeyPatch, document: object, names: list[str]
 ) -> None:
-    monkeypatch.setattr(checks.status, "fetch", lambda _: document)
+    monkeypatch.setattr("tunneld.observe.status.fetch", lambda _: document)
     findings = list(checks.check_daemon(Path("/run/tunneld")))
     assert [finding.name for finding in findings] == names
     assert all(bool(finding.remedy) == (finding.level != OK) for finding in findings)

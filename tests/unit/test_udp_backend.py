@@ -82,6 +82,7 @@ class PaperDataplane:
     def __init__(self, paper: Paper, **given: Any) -> None:
         self.paper = paper
         self.snapshot = given["snapshot"]
+        self.seen: dict[str, int | bool | str] = {"segments": 128}
         self.on_exit: Any = None
 
     def start(self, on_exit: Any) -> None:
@@ -98,8 +99,8 @@ class PaperDataplane:
     def peer_counters(self) -> dict[Any, Any]:
         return {}
 
-    def gauges(self) -> dict[str, int]:
-        return {}
+    def gauges(self) -> dict[str, int | bool | str]:
+        return self.seen
 
     async def stop(self) -> None:
         self.paper.done.append("dataplane stopped")
@@ -308,4 +309,14 @@ async def test_an_underlay_that_cannot_be_bound_keeps_the_old_one(
     assert bed.backend._sockets == sockets
     assert bed.backend.status().forwarding
     assert bed.backend.status().mtu == 1472
+    await bed.backend.stop()
+
+
+async def test_what_the_kernel_refuses_in_the_first_second_is_told(
+    bed: Bed, caplog: pytest.LogCaptureFixture
+) -> None:
+    await bed.start()
+    bed.planes[0].seen = {"segments": 1}
+    bed.backend._downgrades.look()
+    assert caplog.text.count("the kernel takes no UDP_SEGMENT") == 1
     await bed.backend.stop()

@@ -254,6 +254,8 @@ class UdpBackend:
         if self._own is not None and self._device is not None and self._sockets:
             sockets = [sock.fileno() for sock in self._sockets]
             self._path.start(self._device.fds, sockets, self._snapshot(self._own))
+            # What is refused from the first second on differs from this.
+            self._downgrades.look()
 
     def _publish(self) -> None:
         if self._own is not None:
