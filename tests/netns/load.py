@@ -25,7 +25,7 @@ from tunneld.lab.iperf import TcpResult, tcp
 
 ROUND_S = 10
 CHANGES_PER_S = 10
-LIFE_STEPS = 5
+LIFE_STEPS = 10
 """A peer stays for so many steps of the churn: the store settles an edit for 50 ms."""
 
 SIZES = (

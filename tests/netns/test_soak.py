@@ -70,7 +70,7 @@ def soak(cluster: Cluster, seconds: int, build: Sanitized | None = None) -> Mixe
     assert all(result.received for result in load.datagrams)
     assert [r for r in load.datagrams if r.reordered or r.duplicates or r.malformed] == []
     assert not any(pings.duplicates for pings in load.pings)
-    assert sum(p.received for p in load.pings) > 0.9 * sum(p.sent for p in load.pings)
+    assert sum(p.received for p in load.pings) > 0.8 * sum(p.sent for p in load.pings)
     for daemon, vitals, before in zip(daemons, load.vitals, descriptors, strict=True):
         until(lambda daemon=daemon: len(daemon.status()["peers"]) == 1, "the last peer to go")  # type: ignore[misc]
         counters = at_rest(daemon)
@@ -89,9 +89,9 @@ def check_churn(daemon: Daemon, load: MixedLoad, seconds: int) -> None:
     removed = sum('msg="peer removed"' in line for line in lines)
     reached = sum(name == daemon.node.name for name, _ in load.reached)
     print(f"{daemon.node.name}: {added} peers added, {removed} removed, {reached} reached")
-    assert load.churn.added > 0.8 * CHANGES_PER_S * seconds
-    assert added > 0.9 * load.churn.added
-    assert removed > 0.9 * load.churn.removed
+    assert load.churn.added > 0.7 * CHANGES_PER_S * seconds
+    assert added > 0.8 * load.churn.added
+    assert removed > 0.8 * load.churn.removed
     assert reached > 0
 
 
