@@ -198,8 +198,9 @@ def test_lost_routes_come_back(pair: Cluster, fault: str) -> None:
         assert routes(one) == UNREACHABLE
         assert one.daemon.log.read_text().count("interface is down") == 1
         one.node.ip("link", "set", "eth0", "up")
-    until(lambda: repairs(one).get("route") == 1, "the repair")
-    assert routes(one) == before
+    until(lambda: repairs(one).get("route"), "the repair")
+    # A flush takes them one by one, and may be overtaken.
+    until(lambda: routes(one) == before, "the routes")
     wait_for_ping(one.container, two.container.address)
     assert document(one)["state"] == "ready"
     assert "peer skipped" not in one.daemon.log.read_text()
