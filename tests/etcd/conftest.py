@@ -15,6 +15,7 @@ from tests.etcd.following import QUICK
 from tunneld.lab.etcd import EtcdServer
 from tunneld.store.etcd import EtcdStore
 from tunneld.store.etcd_options import EtcdOptions, parse_endpoints
+from tunneld.store.etcd_watch import Timing
 
 MakeStore = Callable[..., EtcdStore]
 
@@ -29,8 +30,8 @@ def etcd(tmp_path: Path) -> Iterator[EtcdServer]:
 async def make_store() -> AsyncIterator[MakeStore]:
     stores: list[EtcdStore] = []
 
-    def make(url: str, **options: str) -> EtcdStore:
-        store = EtcdStore(EtcdOptions(parse_endpoints(url), **options), timing=QUICK)
+    def make(url: str, timing: Timing = QUICK, **options: str) -> EtcdStore:
+        store = EtcdStore(EtcdOptions(parse_endpoints(url), **options), timing=timing)
         stores.append(store)
         return store
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.etcd.conftest import MakeStore
-from tests.etcd.following import PREFIX, SUBNETS, VALUE, Follower, disconnected, name
+from tests.etcd.following import PREFIX, QUICK, SUBNETS, VALUE, Follower, disconnected, name
 from tunneld.lab.certificates import Authority
 from tunneld.lab.etcd import EtcdServer, Tls
 from tunneld.store import NoNetworkConfigError, StoreUnavailableError
@@ -127,7 +127,9 @@ async def test_the_token_expires(
     guarded: EtcdServer, make_store: MakeStore, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
-    store = make_store(guarded.url, username="node", password=SECRET)
+    # Without probes: each call prolongs the token.
+    quiet = replace(QUICK, probe=60.0)
+    store = make_store(guarded.url, quiet, username="node", password=SECRET)
     with pytest.raises(NoNetworkConfigError):
         await store.get_config()
     async with Follower(store) as follower:

@@ -199,9 +199,15 @@ def remembered(host: ClusterNode) -> list[str]:
     return [peer["key"] for peer in json.loads(path.read_text())["peers"]]
 
 
+def written_at(etcd: EtcdServer, key: str) -> int:
+    fields = etcd.ctl("get", f"{PREFIX}/subnets/{key}", "-w", "fields").splitlines()
+    return next(int(line.split()[-1]) for line in fields if "ModRevision" in line)
+
+
 def test_a_start_without_etcd_forwards_at_once(running: Cluster, etcd: EtcdServer) -> None:
     one, two = running.nodes
     until(lambda: remembered(one) == ["100.96.2.0-24"], "the state of node 1")
+    before = written_at(etcd, "100.96.1.0-24")
     etcd.kill()
     one.daemon.kill()
     one.daemon.start()
@@ -214,11 +220,10 @@ def test_a_start_without_etcd_forwards_at_once(running: Cluster, etcd: EtcdServe
     wait_for_ping(one.container, two.container.address)
     # It catches up with what it has missed, and its lease is written anew.
     etcd.start()
-    before = etcd.ctl("get", f"{PREFIX}/subnets/100.96.1.0-24", "-w", "json")
     etcd.ctl("put", f"{PREFIX}/subnets/100.96.7.0-24", '{"PublicIP":"10.168.0.8"}')
     until(lambda: "100.96.7.0/24" in subnets(one), "the new peer")
     until(lambda: answers(one)["state"] == "ready", "ready")
-    assert etcd.ctl("get", f"{PREFIX}/subnets/100.96.1.0-24", "-w", "json") != before
+    until(lambda: written_at(etcd, "100.96.1.0-24") > before, "the lease")
 
 
 def test_a_config_that_changed_meanwhile_ends_the_daemon(
