@@ -8,7 +8,6 @@ import pytest
 
 from tunneld.store.etcd_errors import Cure, understand
 
-
 _REFUSED = (
     "failed to connect to all addresses; last error: UNKNOWN: ipv4:127.0.0.1:1: Failed to connect"
     " to remote host: Connection refused"
