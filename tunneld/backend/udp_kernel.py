@@ -181,7 +181,10 @@ class UdpKernelBackend:
         return {} if self._rules is None else self._rules.counters
 
     def peer_counters(self) -> Mapping[IPv4Network, PeerCounters]:
-        """Return the counters of each peer's device; leases of one public IP share one."""
+        """Return the counters of each peer's device; leases of one public IP share one.
+
+        The kernel counts a superpacket once in packets, and all of it in bytes.
+        """
         if self._peers is None:
             return {}
         found = ipip.statistics()
