@@ -26,8 +26,8 @@ struct candidate {
  */
 void coalesce_reset(struct coalesce *c)
 {
-	if (c->entry_count)
-		memset(c->buckets, 0, sizeof(c->buckets));
+	for (uint32_t i = 0; i < c->entry_count; i++)
+		c->buckets[c->entries[i].hash % COALESCE_BUCKETS] = 0;
 	c->entry_count = 0;
 	c->piece_count = 0;
 	c->barrier = 0;
@@ -204,7 +204,7 @@ static bool coalesce_joins(const struct coalesce *c, const struct coalesce_entry
 	const uint8_t *first = c->pieces[entry->first].packet;
 
 	if (!entry->open || entry->count >= COALESCE_SEGMENTS ||
-	    entry->bytes + candidate->payload > IP_PACKET_MAX || candidate->payload > entry->size)
+	    entry->bytes + candidate->payload > COALESCE_BYTES || candidate->payload > entry->size)
 		return false;
 	if (!coalesce_same_flow(entry, first, packet, candidate->header_length))
 		return false;

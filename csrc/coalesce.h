@@ -28,9 +28,12 @@
 
 /* A TUN takes 128 segments of UDP; GRO in the kernel stops at 64, and so do we. */
 #define COALESCE_SEGMENTS 64u
+/* The kernel takes the offloads from a packet that reaches 64 KiB with its Ethernet header and a
+ * VLAN tag (net/core/dev.c, gso_features_check()): it would cut it before the container's veth. */
+#define COALESCE_BYTES (IP_PACKET_MAX - 18u)
 #define COALESCE_ENTRIES 1024u
 #define COALESCE_PIECES 4096u
-#define COALESCE_BUCKETS 256u
+#define COALESCE_BUCKETS 1024u
 #define COALESCE_NONE 0xffffffffu
 
 /** struct coalesce_piece - one packet of an entry

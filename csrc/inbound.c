@@ -258,7 +258,8 @@ static void inbound_datagram(struct inbound *in, const struct tnl_routes *table,
 		.port = ntohs(in->addresses[index].sin_port),
 	};
 
-	if (message->msg_flags & MSG_TRUNC) {
+	/* Without UDP_GRO's control message nobody knows where the datagrams of a message begin. */
+	if (message->msg_flags & (MSG_TRUNC | MSG_CTRUNC)) {
 		count(in->counters, IN_packets_read, 1);
 		count(in->counters, IN_bytes_read, left);
 		count(in->counters, IN_drop_truncated, 1);

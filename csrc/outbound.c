@@ -188,11 +188,12 @@ static bool outbound_probes_path(struct outbound *o, const struct tnl_routes *ta
 				 uint32_t length)
 {
 	uint64_t *probed_ns = &table->probed_ns[route];
+	uint64_t before_ns = __atomic_load_n(probed_ns, __ATOMIC_RELAXED);
 
 	if (length < routes_path_mtu(table, route) / 8 * 7 ||
-	    (*probed_ns && o->now_ns - *probed_ns < PATH_PROBE_NS))
+	    (before_ns && o->now_ns - before_ns < PATH_PROBE_NS))
 		return false;
-	*probed_ns = o->now_ns;
+	__atomic_store_n(probed_ns, o->now_ns, __ATOMIC_RELAXED);
 	return true;
 }
 
@@ -225,7 +226,8 @@ static void outbound_packet(struct outbound *o, const struct tnl_routes *table, 
  * @plan:  how to cut it
  *
  * The headers are built behind the superpacket. A run ends where the kernel's limits on segments
- * and bytes of one message are reached, so a superpacket of 64 KiB is two runs of one sendmmsg.
+ * and bytes of one message are reached: a superpacket of 64 KiB is a little more than one run, and
+ * what is over begins the run that the next superpacket to the same peer goes on with.
  */
 static void outbound_cut(struct outbound *o, const struct tnl_routes *table, int32_t route,
 			 const struct frame *frame, const struct segment_plan *plan)
@@ -242,23 +244,23 @@ static void outbound_cut(struct outbound *o, const struct tnl_routes *table, int
 	/* More runs than a batch has room for: only where the kernel takes fewer segments than any
 	 * known one does. */
 	plain = plain || plan->count > limit * SUPERPACKET_RUNS;
-	if (plain)
-		limit = plan->count;
+	if (plain) {
+		run = udp_batch_open(&o->batch, table, route, frame->header.destination,
+				     frame->largest);
+		run->packet_iovs = 2;
+		run->packets = plan->count;
+		run->plain = true;
+	}
 	ip_decrement_ttl(frame->packet);
 	for (uint32_t i = 0; i < plan->count; i++) {
 		uint32_t length = segment_payload_length(plan, i);
 
-		if (i % limit == 0) {
-			run = udp_batch_open(&o->batch, table, route, frame->header.destination,
-					     frame->largest);
-			run->packet_iovs = 2;
-			run->closed = true;
-			run->plain = plain;
-		}
+		if (!plain)
+			run = udp_batch_join(&o->batch, table, route, frame->header.destination,
+					     plan->header_length + length, 2);
 		segment_build_header(plan, frame->packet, &frame->header, i, out);
 		udp_batch_append(&o->batch, run, out, plan->header_length);
 		udp_batch_append(&o->batch, run, payload, length);
-		run->packets++;
 		out += plan->header_length;
 		payload += length;
 	}

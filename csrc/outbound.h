@@ -10,8 +10,10 @@
 #include "udp_batch.h"
 
 /* Packets of one batch lie here, one behind the other, until they are sent. Reading stops at
- * ARENA_SOFT: behind it there is always room for a superpacket and the headers of its segments. */
-#define ARENA_SOFT (64u * 1024)
+ * ARENA_SOFT: behind it there is always room for a superpacket and the headers of its segments.
+ * Three superpackets and more in a batch let the end of one and the start of the next share a
+ * message. */
+#define ARENA_SOFT (192u * 1024)
 #define ARENA_BYTES                                                                                \
 	(ARENA_SOFT + VNET_HDR_BYTES + IP_PACKET_MAX + SEGMENTS_MAX * SEGMENT_HEADER_MAX + 256u)
 

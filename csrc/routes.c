@@ -335,11 +335,12 @@ void routes_read_counters(const struct tnl_routes *table, uint32_t route,
 }
 
 /**
- * routes_carry_counters() - let the counters of peers that stay go on in the next table
- * @from: retired: nobody counts in it any more
- * @to:   the live table; its base is the publisher's own
+ * routes_carry() - let the counters and path probes of peers that stay go on in the next table
+ * @from: retired: nobody uses it any more
+ * @to:   the live table; its base is the publisher's own, a probe at this very moment may be
+ *        forgotten
  */
-void routes_carry_counters(const struct tnl_routes *from, struct tnl_routes *to)
+void routes_carry(const struct tnl_routes *from, struct tnl_routes *to)
 {
 	for (uint32_t i = 0; i < from->snapshot.route_count; i++) {
 		const struct tnl_route *route = &from->routes[i];
@@ -350,7 +351,9 @@ void routes_carry_counters(const struct tnl_routes *from, struct tnl_routes *to)
 			if (to->levels[l].netmask == netmask)
 				next = route_hash_find(&to->levels[l].hash,
 						       route->subnet & netmask);
-		if (next != NO_ROUTE && to->routes[next].public_ip == route->public_ip)
-			routes_read_counters(from, i, &to->base[next]);
+		if (next == NO_ROUTE || to->routes[next].public_ip != route->public_ip)
+			continue;
+		routes_read_counters(from, i, &to->base[next]);
+		__atomic_store_n(&to->probed_ns[next], from->probed_ns[i], __ATOMIC_RELAXED);
 	}
 }

@@ -118,7 +118,7 @@ void routes_count_tx(const struct tnl_routes *table, int32_t route, uint64_t pac
 		     uint64_t bytes);
 void routes_count_rx(const struct tnl_routes *table, int32_t route, uint64_t packets,
 		     uint64_t bytes);
-void routes_carry_counters(const struct tnl_routes *from, struct tnl_routes *to);
+void routes_carry(const struct tnl_routes *from, struct tnl_routes *to);
 void routes_read_counters(const struct tnl_routes *table, uint32_t route,
 			  struct tnl_peer_counters *out);
 

@@ -47,19 +47,21 @@ bool udp_batch_is_full(const struct udp_batch *batch)
  * @batch:  batch
  * @route:  of the packet
  * @length: of the packet
+ * @iovs:   that it consists of
  *
  * Nothing can follow a shorter packet within a run: the kernel cuts at equal sizes.
  *
  * Return: true if it may
  */
-static bool udp_batch_extends(const struct udp_batch *batch, int32_t route, uint32_t length)
+static bool udp_batch_extends(const struct udp_batch *batch, int32_t route, uint32_t length,
+			      uint32_t iovs)
 {
 	const struct udp_run *last;
 
 	if (batch->count == 0 || batch->max_segments == 1)
 		return false;
 	last = &batch->runs[batch->count - 1];
-	return !last->closed && !last->plain && last->route == route &&
+	return !last->closed && !last->plain && last->route == route && last->packet_iovs == iovs &&
 	       length <= last->segment_size && last->packets < batch->max_segments &&
 	       last->bytes + length <= RUN_BYTES_MAX;
 }
@@ -97,6 +99,33 @@ struct udp_run *udp_batch_open(struct udp_batch *batch, const struct tnl_routes 
 }
 
 /**
+ * udp_batch_join() - the run that a packet belongs to: the last one, or a new one
+ * @batch:       batch
+ * @table:       the table that @route belongs to
+ * @route:       of the peer
+ * @destination: inner destination
+ * @length:      of the packet
+ * @iovs:        that it consists of
+ *
+ * Return: the run, with the packet counted; its bytes are to be appended
+ */
+struct udp_run *udp_batch_join(struct udp_batch *batch, const struct tnl_routes *table,
+			       int32_t route, uint32_t destination, uint32_t length, uint32_t iovs)
+{
+	struct udp_run *run;
+
+	if (udp_batch_extends(batch, route, length, iovs)) {
+		run = &batch->runs[batch->count - 1];
+		run->closed = length < run->segment_size;
+	} else {
+		run = udp_batch_open(batch, table, route, destination, length);
+		run->packet_iovs = iovs;
+	}
+	run->packets++;
+	return run;
+}
+
+/**
  * udp_batch_append() - add bytes to the last run
  * @batch:  batch
  * @run:    the last run
@@ -125,15 +154,14 @@ void udp_batch_add(struct udp_batch *batch, const struct tnl_routes *table, int3
 {
 	struct udp_run *run;
 
-	if (!alone && udp_batch_extends(batch, route, length)) {
-		run = &batch->runs[batch->count - 1];
-		run->closed = length < run->segment_size;
-	} else {
+	if (alone) {
 		run = udp_batch_open(batch, table, route, destination, length);
-		run->closed = alone;
+		run->packets = 1;
+		run->closed = true;
+	} else {
+		run = udp_batch_join(batch, table, route, destination, length, 1);
 	}
 	udp_batch_append(batch, run, packet, length);
-	run->packets++;
 }
 
 /**
@@ -180,8 +208,7 @@ static void udp_batch_account(struct udp_batch *batch, const struct tnl_routes *
 {
 	count(batch->counters, OUT_packets_written, packets);
 	count(batch->counters, OUT_bytes_written, bytes);
-	if (run->route != NO_ROUTE)
-		routes_count_tx(table, run->route, packets, bytes);
+	routes_count_tx(table, run->route, packets, bytes);
 }
 
 /**
@@ -277,13 +304,29 @@ static void udp_batch_refused(struct udp_batch *batch, int error)
  * udp_batch_resolve() - find the peers of left-over runs again after a table swap
  * @batch: batch
  * @table: current table
+ *
+ * A run whose peer has left ends here; one whose subnet has moved goes to the new holder.
  */
 static void udp_batch_resolve(struct udp_batch *batch, const struct tnl_routes *table)
 {
 	if (batch->generation == table->generation)
 		return;
-	for (uint32_t i = batch->sent; i < batch->count; i++)
-		batch->runs[i].route = tnl_routes_lookup(table, batch->runs[i].destination);
+	for (uint32_t i = batch->sent; i < batch->count; i++) {
+		struct udp_run *run = &batch->runs[i];
+
+		run->route = tnl_routes_lookup(table, run->destination);
+		if (run->route == NO_ROUTE ||
+		    routes_is_own(table, table->routes[run->route].public_ip)) {
+			count(batch->counters,
+			      run->route == NO_ROUTE ? OUT_drop_no_route : OUT_drop_own_peer,
+			      run->packets);
+			/* Sent packet by packet, it is none. */
+			run->packets = 0;
+			run->plain = true;
+			continue;
+		}
+		batch->addresses[i].sin_addr.s_addr = htonl(table->routes[run->route].public_ip);
+	}
 	batch->generation = table->generation;
 }
 

@@ -101,6 +101,8 @@ void udp_batch_init(struct udp_batch *batch, int fd, uint32_t capacity, uint32_t
 bool udp_batch_is_full(const struct udp_batch *batch);
 struct udp_run *udp_batch_open(struct udp_batch *batch, const struct tnl_routes *table,
 			       int32_t route, uint32_t destination, uint32_t segment_size);
+struct udp_run *udp_batch_join(struct udp_batch *batch, const struct tnl_routes *table,
+			       int32_t route, uint32_t destination, uint32_t length, uint32_t iovs);
 void udp_batch_append(struct udp_batch *batch, struct udp_run *run, void *data, uint32_t length);
 void udp_batch_add(struct udp_batch *batch, const struct tnl_routes *table, int32_t route,
 		   uint32_t destination, uint8_t *packet, uint32_t length, bool alone);

@@ -17,14 +17,17 @@ static const struct limit_case limit_cases[] = {
 	{"65 segments", false, 100, 65, {64, 1}},
 	{"129 segments", true, 1, 129, {64, 64, 1}},
 	{"Ethernet's MSS", false, 1460, 50, {44, 6}},
-	{"65,535 bytes of TCP", false, 13099, 5, {5}},
-	{"65,540 bytes of TCP", false, 13100, 5, {4, 1}},
-	{"65,535 bytes of UDP", true, 5039, 13, {13}},
-	{"65,548 bytes of UDP", true, 5040, 13, {12, 1}},
+	/* 65,535 less an Ethernet header and a VLAN tag, or a bridge would have it cut again. */
+	{"65,517 bytes of TCP", false, 1597, 41, {41}},
+	{"65,558 bytes of TCP", false, 1598, 41, {40, 1}},
+	{"65,517 bytes of UDP", true, 1523, 43, {43}},
+	{"65,560 bytes of UDP", true, 1524, 43, {42, 1}},
+	{"65,535 bytes of TCP", false, 13099, 5, {4, 1}},
+	{"65,532 bytes of UDP", true, 1424, 46, {45, 1}},
 	{"two halves and a byte", true, 32754, 2, {1, 1}},
 };
 
-/** test_limits() - 64 segments, and 65,535 bytes, whichever comes first */
+/** test_limits() - 64 segments, and 65,517 bytes, whichever comes first */
 static void test_limits(void)
 {
 	for (size_t i = 0; i < sizeof(limit_cases) / sizeof(limit_cases[0]); i++) {

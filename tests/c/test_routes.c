@@ -247,8 +247,9 @@ static void test_carry(void)
 	for (int32_t i = 0; i < 3; i++) {
 		routes_count_tx(old, i, 5, 500);
 		routes_count_rx(old, i, 5, 500);
+		old->probed_ns[i] = 7;
 	}
-	routes_carry_counters(old, next);
+	routes_carry(old, next);
 	tnl_routes_free(old);
 	for (uint32_t i = 0; i < 3; i++) {
 		struct tnl_peer_counters counters;
@@ -258,6 +259,7 @@ static void test_carry(void)
 		CHECK_EQ(counters.tx_bytes, want[i] * 100);
 		CHECK_EQ(counters.rx_packets, want[i]);
 		CHECK_EQ(counters.rx_bytes, want[i] * 100);
+		CHECK_EQ(next->probed_ns[i], want[i] ? 7 : 0);
 	}
 	tnl_routes_free(next);
 }
