@@ -119,6 +119,7 @@ int tnl_create(const struct tnl_options *options, const struct tnl_snapshot *sna
 		return -ENOMEM;
 	engine->options = *options;
 	engine->inbound_owner = TNL_MAIN;
+	engine->waiters[0].spin_ns = options->spin_us * 1000ull;
 	error = tnl_routes_new(snapshot, &engine->routes);
 	if (!error)
 		error = outbound_new(engine, counters, &engine->outbound);
@@ -164,7 +165,7 @@ int tnl_publish(struct tnl_engine *engine, const struct tnl_snapshot *snapshot)
 	__atomic_store_n(&engine->routes, next, __ATOMIC_SEQ_CST);
 	turn_wait(&engine->gates[0]);
 	turn_wait(&engine->gates[1]);
-	routes_carry_counters(old, next);
+	routes_carry(old, next);
 	tnl_routes_free(old);
 	return 0;
 }

@@ -44,6 +44,8 @@ struct turn_gate {
 	uint64_t seq;
 };
 
+#include "wait.h"
+
 struct tnl_routes;
 struct outbound;
 struct inbound;
@@ -55,6 +57,7 @@ struct inbound;
  * @generation: of the newest table
  * @gates:    outbound, inbound
  * @inbound_owner: TNL_MAIN or TNL_HELPER; written by the owner only
+ * @waiters:  of the main thread and of the helper
  * @outbound: state of the outbound direction
  * @inbound:  state of the inbound direction
  */
@@ -64,6 +67,7 @@ struct tnl_engine {
 	uint64_t generation;
 	struct turn_gate gates[2];
 	int inbound_owner;
+	struct waiter waiters[2];
 	struct outbound *outbound;
 	struct inbound *inbound;
 };

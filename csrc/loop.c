@@ -1,9 +1,10 @@
 /*
  * loop.c - the poll loops of the main thread and of the helper, and who owns inbound.
  *
- * Load is judged by packets per wake-up, not by packets per second: a ping-pong of 20,000 round
- * trips a second moves one packet per wake-up and wants one thread; a transfer finds dozens waiting
- * each time and wants two.
+ * Load is judged by sleep: a main thread that hardly sleeps any more has too much to do, and hands
+ * inbound to the helper. When both together sleep so much that one would do, inbound goes back. A
+ * second thread costs wake-ups, so packets alone are no reason for one: a receiver that empties
+ * its socket with time to spare does better alone.
  */
 #include <errno.h>
 #include <poll.h>
@@ -12,49 +13,45 @@
 #include "counters.h"
 #include "inbound.h"
 #include "outbound.h"
+#include "wait.h"
 
 /* The main thread looks this often whether to hand inbound over, the helper whether to return it.
  */
-#define BUSY_WINDOW_NS (1000ull * 1000)
+#define BUSY_WINDOW_NS (4ull * 1000 * 1000)
 #define IDLE_WINDOW_NS (20ull * 1000 * 1000)
 #define IDLE_WINDOW_MS 20
-/* At least so many packets per window, and so many per wake-up, are a load for two threads. */
-#define BUSY_PACKETS 128u
-#define BUSY_PER_WAKEUP 8u
-/* Fewer per wake-up than this are none; the gap between the two keeps it from flapping. */
-#define IDLE_PER_WAKEUP 3u
+/* A main thread that sleeps less than this share of a window has too much to do. */
+#define BUSY_SLEEP_SHARE 8u
+/* Two threads that work less than this much of a window, together, are one too many; the gap
+ * between the two keeps it from flapping. In hundredths. */
+#define IDLE_WORK_PERCENT 60u
 
 enum { POLL_STOP, POLL_WAKE, POLL_TUN, POLL_UDP, POLL_COUNT };
 
-/** struct load - what both directions had done when a window began
- * @since_ns: start of the window
- * @packets:  read in both directions until then
- * @wakeups:  of both directions until then
+/** struct window - a stretch of time in which sleep is measured
+ * @since_ns: when it began
+ * @main_ns:  slept by the main thread until then
+ * @helper_ns: slept by the helper until then
  */
-struct load {
+struct window {
 	uint64_t since_ns;
-	uint64_t packets;
-	uint64_t wakeups;
+	uint64_t main_ns;
+	uint64_t helper_ns;
 };
 
 /**
- * load_read() - read the sums of both directions
+ * window_begin() - begin a window
  * @engine: engine
  * @now_ns: clock
  *
- * Return: a load that a later one can be compared with
+ * Return: the window
  */
-static struct load load_read(const struct tnl_engine *engine, uint64_t now_ns)
+static struct window window_begin(const struct tnl_engine *engine, uint64_t now_ns)
 {
-	const uint64_t *out = engine->outbound->counters;
-	const uint64_t *in = engine->inbound->counters;
-
-	return (struct load){
+	return (struct window){
 		.since_ns = now_ns,
-		.packets = __atomic_load_n(&out[OUT_packets_read], __ATOMIC_RELAXED) +
-			   __atomic_load_n(&in[IN_packets_read], __ATOMIC_RELAXED),
-		.wakeups = __atomic_load_n(&out[OUT_syscalls_poll], __ATOMIC_RELAXED) +
-			   __atomic_load_n(&in[IN_syscalls_poll], __ATOMIC_RELAXED),
+		.main_ns = wait_slept_ns(&engine->waiters[0], now_ns),
+		.helper_ns = wait_slept_ns(&engine->waiters[1], now_ns),
 	};
 }
 
@@ -85,42 +82,50 @@ static void inbound_hand_over(struct tnl_engine *engine, int to)
 		return;
 }
 
-/**
- * wake_drain() - make a wake-up descriptor wait again
- * @fds: polled
+/** struct thread - one of the two threads
+ * @engine:  engine
+ * @waiter:  how it waits
+ * @polls:   its counter of system calls spent waiting
+ * @wake_fd: wakes it
+ * @fds:     polled
  */
-static void wake_drain(const struct pollfd *fds)
-{
-	uint64_t value;
-
-	if (fds[POLL_WAKE].revents & POLLIN && read(fds[POLL_WAKE].fd, &value, sizeof(value)) < 0)
-		return;
-}
+struct thread {
+	struct tnl_engine *engine;
+	struct waiter *waiter;
+	uint64_t *polls;
+	int wake_fd;
+	struct pollfd fds[POLL_COUNT];
+};
 
 /**
- * loop_poll() - wait for work
- * @engine:     engine
- * @fds:        filled in
- * @wake_fd:    of this thread
+ * thread_wait() - wait for work
+ * @t:          thread
  * @tun_events: wanted of the TUN
  * @udp_events: wanted of the socket
  * @timeout_ms: as for poll
  *
  * Return: 1 to go on, 0 when a stop was asked for, -errno
  */
-static int loop_poll(const struct tnl_engine *engine, struct pollfd *fds, int wake_fd,
-		     short tun_events, short udp_events, int timeout_ms)
+static int thread_wait(struct thread *t, short tun_events, short udp_events, int timeout_ms)
 {
-	fds[POLL_STOP] = (struct pollfd){.fd = engine->options.stop_fd, .events = POLLIN};
-	fds[POLL_WAKE] = (struct pollfd){.fd = wake_fd, .events = POLLIN};
-	fds[POLL_TUN] = (struct pollfd){.fd = engine->options.tun_fd, .events = tun_events};
-	fds[POLL_UDP] = (struct pollfd){.fd = engine->options.udp_fd, .events = udp_events};
+	const struct tnl_options *options = &t->engine->options;
+	struct pollfd *fds = t->fds;
+	uint64_t calls = 0, value;
+	int ready;
+
+	fds[POLL_STOP] = (struct pollfd){.fd = options->stop_fd, .events = POLLIN};
+	fds[POLL_WAKE] = (struct pollfd){.fd = t->wake_fd, .events = POLLIN};
+	fds[POLL_TUN] = (struct pollfd){.fd = options->tun_fd, .events = tun_events};
+	fds[POLL_UDP] = (struct pollfd){.fd = options->udp_fd, .events = udp_events};
 	if (!udp_events)
 		fds[POLL_UDP].fd = -1;
-	while (poll(fds, POLL_COUNT, timeout_ms) < 0)
-		if (errno != EINTR)
-			return -errno;
-	wake_drain(fds);
+	ready = wait_poll(t->waiter, fds, POLL_COUNT, timeout_ms, &calls);
+	count(t->polls, 0, calls);
+	if (ready < 0)
+		return ready;
+	/* Whoever wrote first made it readable; it must wait again. */
+	if (fds[POLL_WAKE].revents & POLLIN && read(t->wake_fd, &value, sizeof(value)) < 0)
+		fds[POLL_WAKE].revents = 0;
 	return fds[POLL_STOP].revents ? 0 : 1;
 }
 
@@ -138,27 +143,51 @@ static bool tun_is_gone(const struct pollfd *fds)
 }
 
 /**
- * main_judge() - hand inbound to the helper when there is load for two threads
+ * main_judge() - hand inbound to the helper when one thread has too much to do
  * @engine: engine
  * @window: current window; begun again when it is over
  */
-static void main_judge(struct tnl_engine *engine, struct load *window)
+static void main_judge(struct tnl_engine *engine, struct window *window)
 {
 	uint64_t now_ns = monotonic_ns();
 	uint64_t elapsed_ns = now_ns - window->since_ns;
-	uint64_t packets;
-	struct load now;
+	struct window next;
 
 	if (elapsed_ns < BUSY_WINDOW_NS)
 		return;
-	now = load_read(engine, now_ns);
-	packets = now.packets - window->packets;
-	/* A rate, since a window may be long: by sleep (no load) or by one long turn (a heavy one).
-	 */
-	if (packets * BUSY_WINDOW_NS >= BUSY_PACKETS * elapsed_ns &&
-	    packets >= BUSY_PER_WAKEUP * (now.wakeups - window->wakeups))
+	next = window_begin(engine, now_ns);
+	if ((next.main_ns - window->main_ns) * BUSY_SLEEP_SHARE < elapsed_ns)
 		inbound_hand_over(engine, TNL_HELPER);
-	*window = now;
+	*window = next;
+}
+
+/**
+ * main_turns() - one turn of each direction that has work
+ * @t:       the main thread
+ * @both:    it serves inbound too
+ * @blocked: outbound waits for POLLOUT; updated
+ *
+ * Return: 0 or -ENODEV when the TUN was deleted
+ */
+static int main_turns(struct thread *t, bool both, bool *blocked)
+{
+	struct tnl_engine *engine = t->engine;
+	uint64_t *out = &engine->outbound->counters[OUT_packets_read];
+	uint64_t *in = &engine->inbound->counters[IN_packets_read];
+	uint64_t out_before = *out, in_before = both ? *in : 0;
+
+	if (t->fds[POLL_TUN].revents & POLLIN || (*blocked && t->fds[POLL_UDP].revents & POLLOUT)) {
+		enum turn_result result = outbound_turn(engine->outbound);
+
+		if (result == TURN_GONE)
+			return -ENODEV;
+		*blocked = result == TURN_BLOCKED;
+	}
+	if (both && t->fds[POLL_UDP].revents & (POLLIN | POLLERR))
+		inbound_turn(engine->inbound);
+	if (both)
+		wait_learn(t->waiter, *out - out_before, *in - in_before);
+	return tun_is_gone(t->fds) ? -ENODEV : 0;
 }
 
 /**
@@ -169,76 +198,80 @@ static void main_judge(struct tnl_engine *engine, struct load *window)
  */
 static int main_run(struct tnl_engine *engine)
 {
-	uint64_t *polls = &engine->outbound->counters[OUT_syscalls_poll];
-	struct load window = load_read(engine, monotonic_ns());
-	struct pollfd fds[POLL_COUNT];
+	struct thread t = {.engine = engine,
+			   .waiter = &engine->waiters[0],
+			   .polls = &engine->outbound->counters[OUT_syscalls_poll],
+			   .wake_fd = engine->options.main_fd};
+	struct window window = window_begin(engine, monotonic_ns());
 	bool blocked = false;
+	int more = 1;
 
 	if (engine->options.threads == TNL_THREADS_TWO)
 		inbound_hand_over(engine, TNL_HELPER);
-	for (;;) {
+	while (more > 0) {
 		bool both = inbound_owner(engine) == TNL_MAIN;
 		short udp_events = (short)((both ? POLLIN : 0) | (blocked ? POLLOUT : 0));
-		int more = loop_poll(engine, fds, engine->options.main_fd, blocked ? 0 : POLLIN,
-				     udp_events, -1);
+		int error;
 
+		more = thread_wait(&t, blocked ? 0 : POLLIN, udp_events, -1);
 		if (more <= 0)
-			return more;
-		count(polls, 0, 1);
-		if (fds[POLL_TUN].revents & POLLIN ||
-		    (blocked && fds[POLL_UDP].revents & POLLOUT)) {
-			enum turn_result result = outbound_turn(engine->outbound);
-
-			if (result == TURN_GONE)
-				return -ENODEV;
-			blocked = result == TURN_BLOCKED;
-		}
-		if (both && fds[POLL_UDP].revents & (POLLIN | POLLERR))
-			inbound_turn(engine->inbound);
-		if (tun_is_gone(fds))
-			return -ENODEV;
+			break;
+		error = main_turns(&t, both, &blocked);
+		if (error)
+			return error;
 		if (both && engine->options.threads == TNL_THREADS_AUTO)
 			main_judge(engine, &window);
 	}
+	return more;
+}
+
+/**
+ * helper_judge() - hand inbound back when one thread would do
+ * @engine: engine, inbound owned by the helper
+ * @window: current window; begun again when it is over
+ *
+ * Return: true when inbound was handed back
+ */
+static bool helper_judge(struct tnl_engine *engine, struct window *window)
+{
+	uint64_t now_ns = monotonic_ns();
+	uint64_t elapsed_ns = now_ns - window->since_ns;
+	struct window next;
+	uint64_t slept_ns;
+
+	if (elapsed_ns < IDLE_WINDOW_NS)
+		return false;
+	next = window_begin(engine, now_ns);
+	slept_ns = next.main_ns - window->main_ns + next.helper_ns - window->helper_ns;
+	*window = next;
+	if (slept_ns * 100 < (200 - IDLE_WORK_PERCENT) * elapsed_ns)
+		return false;
+	inbound_hand_over(engine, TNL_MAIN);
+	return true;
 }
 
 /**
  * helper_serve() - inbound, until the load is gone
- * @engine: engine, inbound owned by the helper
+ * @t: the helper, which owns inbound
  *
  * Return: 1 when inbound was handed back, 0 after a stop, -ENODEV, -errno of poll
  */
-static int helper_serve(struct tnl_engine *engine)
+static int helper_serve(struct thread *t)
 {
-	int timeout_ms = engine->options.threads == TNL_THREADS_AUTO ? IDLE_WINDOW_MS : -1;
-	uint64_t *polls = &engine->inbound->counters[IN_syscalls_poll];
-	struct load window = load_read(engine, monotonic_ns());
-	struct pollfd fds[POLL_COUNT];
+	bool automatic = t->engine->options.threads == TNL_THREADS_AUTO;
+	struct window window = window_begin(t->engine, monotonic_ns());
 
 	for (;;) {
-		int more = loop_poll(engine, fds, engine->options.helper_fd, 0, POLLIN, timeout_ms);
-		uint64_t now_ns;
+		int more = thread_wait(t, 0, POLLIN, automatic ? IDLE_WINDOW_MS : -1);
 
 		if (more <= 0)
 			return more;
-		count(polls, 0, 1);
-		if (fds[POLL_UDP].revents & (POLLIN | POLLERR))
-			inbound_turn(engine->inbound);
-		if (tun_is_gone(fds))
+		if (t->fds[POLL_UDP].revents & (POLLIN | POLLERR))
+			inbound_turn(t->engine->inbound);
+		if (tun_is_gone(t->fds))
 			return -ENODEV;
-		if (timeout_ms < 0)
-			continue;
-		now_ns = monotonic_ns();
-		if (now_ns - window.since_ns >= IDLE_WINDOW_NS) {
-			struct load now = load_read(engine, now_ns);
-
-			if (now.packets - window.packets <
-			    IDLE_PER_WAKEUP * (now.wakeups - window.wakeups)) {
-				inbound_hand_over(engine, TNL_MAIN);
-				return 1;
-			}
-			window = now;
-		}
+		if (automatic && helper_judge(t->engine, &window))
+			return 1;
 	}
 }
 
@@ -250,15 +283,18 @@ static int helper_serve(struct tnl_engine *engine)
  */
 static int helper_run(struct tnl_engine *engine)
 {
-	struct pollfd fds[POLL_COUNT];
+	struct thread t = {.engine = engine,
+			   .waiter = &engine->waiters[1],
+			   .polls = &engine->inbound->counters[IN_syscalls_poll],
+			   .wake_fd = engine->options.helper_fd};
 	int more = 1;
 
 	while (more > 0) {
 		if (inbound_owner(engine) == TNL_HELPER) {
-			more = helper_serve(engine);
+			more = helper_serve(&t);
 		} else {
-			more = loop_poll(engine, fds, engine->options.helper_fd, 0, 0, -1);
-			if (more > 0 && tun_is_gone(fds))
+			more = thread_wait(&t, 0, 0, -1);
+			if (more > 0 && tun_is_gone(t.fds))
 				more = -ENODEV;
 		}
 	}

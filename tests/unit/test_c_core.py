@@ -109,4 +109,6 @@ def test_every_program_is_found() -> None:
         "test_coalesce",
         "test_coalesce_limits",
         "test_coalesce_random",
+        "test_udp_batch",
+        "test_wait",
     }

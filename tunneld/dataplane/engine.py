@@ -150,6 +150,8 @@ class Engine:
         threads: "1", "2", or "auto": one when idle or for latency, two under load.
         uso: the TUN accepts UDP superpackets (TUN_F_USO4); rung offload only.
         max_segments: packets per UDP_SEGMENT message that the kernel takes; rungs gso and offload.
+        spin_us: how long a thread that serves both directions looks for the answer of a lone packet
+            before it sleeps, where answers come quickly; 0 is never.
 
     Raises:
         OSError: the C core refused (EINVAL, ENOMEM).
@@ -167,6 +169,7 @@ class Engine:
         threads: str = "1",
         uso: bool = False,
         max_segments: int = 63,
+        spin_us: int = 0,
     ) -> None:
         batch, features = _RUNGS[rung]
         self._rung = rung
@@ -188,6 +191,7 @@ class Engine:
             "features": features | (int(lib.TNL_USO) if uso and rung == "offload" else 0),
             "max_segments": max_segments,
             "icmp_rate": icmp_rate,
+            "spin_us": spin_us,
         }
         out = ffi.new("struct tnl_engine **")
         words = ffi.from_buffer("uint64_t[]", self._counters)

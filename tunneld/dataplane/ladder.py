@@ -23,6 +23,9 @@ ICMP_PER_SECOND = 100
 KERNEL = "kernel"
 """The top rung, which no dataplane of ours runs: `backend/udp_kernel.py` has the kernel do it."""
 
+SPIN_US = 100
+"""Longer than a quick answer takes to come back, shorter than anybody notices on an idle machine."""
+
 _DESCRIPTORS_AS_EVER = ("python", "syscall", "mmsg")
 """Rungs that need nothing of the TUN and the socket beyond what flannel uses."""
 
@@ -163,6 +166,7 @@ def open_dataplane(rung: Rung, *, tun_fd: int, udp_fd: int, snapshot: RouteSnaps
         threads=rung.threads,
         uso=rung.uso,
         max_segments=rung.segments,
+        spin_us=0 if rung.name in _DESCRIPTORS_AS_EVER else SPIN_US,
         # The promised limit is the host's.
         icmp_rate=max(1, ICMP_PER_SECOND // rung.queues),
     )
