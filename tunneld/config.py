@@ -34,6 +34,9 @@ class Config:
         subnet_file: where subnet.env goes.
         public_ip: the address announced to the peers; None: the external interface's.
         renew_margin: seconds before its end at which the lease is renewed.
+        healthz_ip: address of the health port.
+        healthz_port: TCP port of /healthz, /readyz and /metrics; 0: none.
+        metrics_public: /metrics is for everybody, not for loopback clients only.
         verbosity: flannel's `-v`.
         dataplane: rung of the ladder, or "auto".
         threads: "auto", "1" or "2".
@@ -53,6 +56,9 @@ class Config:
     subnet_file: Path
     public_ip: IPv4Address | None
     renew_margin: float
+    healthz_ip: IPv4Address
+    healthz_port: int
+    metrics_public: bool
     verbosity: int
     dataplane: str
     threads: str
@@ -101,6 +107,10 @@ def load(flags: Mapping[str, Sequence[str]], environ: Mapping[str, str]) -> Conf
         subnet_file=Path(cast("str", values["subnet-file"])),
         public_ip=IPv4Address(public_ip) if public_ip else None,
         renew_margin=60.0 * cast("int", values["subnet-lease-renew-margin"]),
+        # An empty address is flannel's "not given".
+        healthz_ip=IPv4Address(cast("str", values["healthz-ip"]) or "0.0.0.0"),  # noqa: S104
+        healthz_port=cast("int", values["healthz-port"]),
+        metrics_public=cast("bool", values["metrics-public"]),
         verbosity=cast("int", values["v"]),
         dataplane=cast("str", values["dataplane"]),
         threads=cast("str", values["threads"]),

@@ -25,14 +25,15 @@ from tunneld.link import underlay as underlays
 from tunneld.link.rtnl import Rtnl
 from tunneld.observe.document import build
 from tunneld.observe.log import fields
-from tunneld.observe.notify import notify
+from tunneld.observe.notify import notify, status
+from tunneld.observe.report import Reporter
 from tunneld.run_dir import RunDirLock
 from tunneld.service import Cached, Parts, Service, underlay_fields
 from tunneld.state_cache import StateCache
 from tunneld.store import NoNetworkConfigError, StoreUnavailableError
 from tunneld.store.registry import open_store
 from tunneld.subnet_map import SubnetMap, readable_leases
-from tunneld.supervise import Backoff
+from tunneld.supervise import Backoff, supervise
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -59,9 +60,14 @@ async def main(config: Config) -> int:
     Raises:
         TunneldError: with its exit code, when the daemon cannot start or go on.
     """
-    with RunDirLock(config.run_dir):
-        subnet_env.check_writable(config.subnet_file)
-        return await Daemon(config).run()
+    try:
+        with RunDirLock(config.run_dir):
+            subnet_env.check_writable(config.subnet_file)
+            return await Daemon(config).run()
+    except TunneldError as error:
+        # `systemctl status` shows the last words of a daemon that failed.
+        notify(status(error))
+        raise
 
 
 class Daemon:
@@ -80,7 +86,7 @@ class Daemon:
         self._ttl = ttl
         self._rng = rng or random.Random()  # noqa: S311 - spreads nodes, keeps no secret
         self._began = time.monotonic()
-        self._stopping = False
+        self._report = Reporter(lambda: self._service, self._status)
         self._store: Store | None = None
         self._service: Service | None = None
 
@@ -96,14 +102,20 @@ class Daemon:
             loop.add_signal_handler(number, stop.set)
         failure: asyncio.Future[BaseException] = loop.create_future()
         async with AsyncExitStack() as stack:
-            control = ControlServer(self._config.run_dir, self._status)
+            config = self._config
+            control = ControlServer(config.run_dir, self._status)
             await control.start()
             stack.push_async_callback(control.close)
+            # Before the store, which may be away.
+            ip, port, public = config.healthz_ip, config.healthz_port, config.metrics_public
+            await self._report.serve(stack, ip, port, public=public)
+            manager = loop.create_task(supervise("service manager", self._report.tell_manager))
+            stack.callback(manager.cancel)
             life = loop.create_task(self._live(stack, failure))
             stopped = loop.create_task(stop.wait())
             ends: set[asyncio.Future[Any]] = {life, stopped, failure}
             await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
-            self._stopping = True
+            self._report.stopping = True
             notify("STOPPING=1")
             for task in (stopped, life):
                 task.cancel()
@@ -220,27 +232,14 @@ class Daemon:
                 level = logging.DEBUG if str(error) == told else logging.WARNING
                 told = str(error)
                 log.log(level, "waiting for the store", extra=pair)
-                notify(f"STATUS=waiting for the store: {error}")
+                self._report.waiting(f"waiting for the store, to {doing}: {error}")
                 await asyncio.sleep(delay)
-
-    @property
-    def _state(self) -> str:
-        service = self._service
-        if self._stopping:
-            return "stopping"
-        if service is None or not service.ready:
-            return "starting"
-        connected = service.parts.store.health().state == "connected"
-        announced = service.parts.keeper.announced
-        forwarding = service.parts.backend.status().forwarding
-        well = connected and announced and forwarding and not service.guard.doubles
-        return "ready" if well else "degraded"
 
     def _status(self) -> dict[str, object]:
         return build(
             version=__version__,
             uptime=time.monotonic() - self._began,
-            state=self._state,
+            state=self._report.health().state,
             store_url=self._config.store,
             store=self._store,
             parts=self._service.parts if self._service else None,

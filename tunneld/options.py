@@ -80,13 +80,29 @@ def _integer(low: int, high: int) -> Callable[[str], int]:
     return parse
 
 
-def _choice(*choices: str) -> Callable[[str], str]:
-    def parse(value: str) -> str:
-        if value not in choices:
-            raise ValueError(f"is not one of {', '.join(choices)}")
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """Parses one of a few words.
+
+    Attributes:
+        words: all of them, for completions.
+    """
+
+    words: tuple[str, ...]
+
+    def __call__(self, value: str) -> str:
+        """Return the word as it is.
+
+        Raises:
+            ValueError: it is none of them.
+        """
+        if value not in self.words:
+            raise ValueError(f"is not one of {', '.join(self.words)}")
         return value
 
-    return parse
+
+def _choice(*words: str) -> Choice:
+    return Choice(words)
 
 
 def _path(value: str) -> str:
@@ -183,16 +199,15 @@ OPTIONS: tuple[Option, ...] = (
         refusal=f"rule checking {_LATER}",
     ),
     Option("ip-blackhole-route", "false", _bool, "taken; unreachable routes are always there"),
-    Option("healthz-ip", "0.0.0.0", _address, "health address", "ADDRESS"),  # noqa: S104
+    Option("healthz-ip", "0.0.0.0", _address, "address of the health port", "ADDRESS"),  # noqa: S104
     Option(
         "healthz-port",
         "0",
         _integer(0, 65535),
-        "health port, 0: off",
+        "serve /healthz, /readyz and /metrics on this TCP port; 0: off",
         "PORT",
-        refusal=f"the health port {_LATER}; `tunneld status --json` tells the state",
     ),
-    Option("metrics-public", "false", _bool, "metrics for all", refusal=f"metrics {_LATER}"),
+    Option("metrics-public", "false", _bool, "serve /metrics to others than loopback clients too"),
     Option("v", "0", _integer(0, 10), "log level: 0 info, 1 and more debug", "LEVEL"),
     Option(
         "dataplane",

@@ -102,11 +102,13 @@ class Service:
         parts: as given; `underlay` is followed.
         ready: the first listing of the store is in force.
         guard: knows other live hosts that have our public IP.
+        no_underlay: why the external interface cannot be had now, or empty.
     """
 
     def __init__(self, parts: Parts, rng: random.Random) -> None:
         self.parts = parts
         self.ready = False
+        self.no_underlay = ""
         self.guard = HostGuard(parts.store, lambda: parts.keeper.held.lease.public_ip)
         self._rng = rng
         self._kernel_changed = asyncio.Event()
@@ -272,8 +274,10 @@ class Service:
             underlay = await parts.choose_underlay()
         except TunneldError as error:
             # The interface is on its way back, or gone; what we have may still carry.
+            self.no_underlay = str(error)
             log.debug("external interface: %s", error)
             return
+        self.no_underlay = ""
         if underlay == parts.underlay:
             return
         await parts.backend.underlay_changed(underlay)

@@ -94,7 +94,6 @@ def test_a_bad_variable_is_named() -> None:
     [
         ("ip-masq", "true", "masquerading comes with a later release"),
         ("public-ipv6", "fd00::1", "IPv6 comes with a later release"),
-        ("healthz-port", "8080", "later release"),
         ("kube-subnet-mgr", "true", "Kubernetes"),
         ("kube-api-url", "https://k", "Kubernetes"),
     ],
