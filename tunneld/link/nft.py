@@ -9,7 +9,6 @@ process wrote it. Elements of named sets and counters are not part of that: they
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import json
 import subprocess
@@ -18,9 +17,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from tunneld.errors import StartError
+from tunneld.link import command
 
 _MARK = "written_by_tunneld_"
-_TIMEOUT_S = 20.0
 _MISSING = "No such file or directory"
 
 
@@ -185,21 +184,7 @@ def _replacement(name: str, body: str, family: str) -> str:
 
 
 async def _nft(arguments: list[str], stdin: str) -> subprocess.CompletedProcess[str]:
-    try:
-        # In a thread, which is in our network namespace as we are.
-        return await asyncio.to_thread(
-            subprocess.run,
-            ["nft", *arguments],
-            input=stdin,
-            capture_output=True,
-            text=True,
-            timeout=_TIMEOUT_S,
-            check=False,
-        )
-    except FileNotFoundError:
-        raise StartError("nft is not installed", remedy="apt-get install nftables") from None
-    except subprocess.TimeoutExpired:
-        raise StartError(f"nft did not end within {_TIMEOUT_S:g} s") from None
+    return await command.run(["nft", *arguments], stdin, package="nftables")
 
 
 def _refused(stderr: str) -> StartError:

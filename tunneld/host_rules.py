@@ -1,0 +1,210 @@
+"""Keeps the firewall rules of the overlay: written at start, compared again and again, repaired.
+
+nft where it is installed, with a table of our own; the accepting rules then still go into the
+FORWARD chain of iptables when that is installed too, because docker's DROP stands there. iptables
+alone only where there is no nft.
+
+The rules outlive the daemon. Containers go on reaching the world while it restarts (docker was
+told with FLANNEL_IPMASQ not to masquerade), kernel backends go on forwarding, and the port is never
+so easily taken by a container as while no daemon holds it. `tunneld cleanup` removes them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from ipaddress import IPv4Address
+from shutil import which
+
+from tunneld.errors import StartError
+from tunneld.link import masquerade, nft, nft_socket, xtables
+from tunneld.link.masquerade import CHAINS, FORGED, PEERS, TABLE, Wanted
+from tunneld.link.xtables import Chain
+from tunneld.observe.log import fields
+
+log = logging.getLogger(__name__)
+
+REPAIR = "firewall_rules"
+"""The kind under which repairs are counted."""
+
+
+class HostRules:
+    """The rules of one daemon.
+
+    Args:
+        wanted: what there shall be.
+        resync: seconds between two comparisons.
+
+    Attributes:
+        repairs: how often something had to be brought back.
+    """
+
+    def __init__(self, wanted: Wanted, resync: float) -> None:
+        self.repairs = 0
+        self._wanted = wanted
+        self._resync = resync
+        self._nft = which("nft") is not None
+        self._iptables = which("iptables") is not None
+        self._legacy = False
+        # None: no peers are known yet, those of the last life stay.
+        self._peers: frozenset[IPv4Address] | None = None
+        self._written: frozenset[IPv4Address] | None = None
+        self._peers_changed = asyncio.Event()
+        self._generation: int | None = None
+        self._error = ""
+
+    async def start(self) -> None:
+        """Write the rules.
+
+        Raises:
+            StartError: masquerading was asked for and cannot be had.
+        """
+        try:
+            if not self._nft and not self._iptables:
+                remedy = "apt-get install nftables"
+                raise StartError("neither nft nor iptables is installed", remedy=remedy)  # noqa: TRY301
+            if self._iptables:
+                await self._try_iptables()
+            if not self._wanted:
+                await remove()
+                return
+            await self._ensure()
+        except StartError as error:
+            if self._wanted.masquerade:
+                raise
+            # As flannel does: most hosts forward without these rules too.
+            self._tell(error)
+
+    async def _try_iptables(self) -> None:
+        """Do without iptables where nft is enough and the kernel has no iptables."""
+        try:
+            self._legacy = await xtables.legacy()
+            wanted = {chain.name for chain in self._chains(frozenset())}
+            # Of an earlier life that wanted more, or had no nft.
+            await xtables.remove(chain for chain in CHAINS if chain.name not in wanted)
+            if wanted:
+                await xtables.listing("filter")
+        except StartError as error:
+            if not self._nft:
+                raise
+            self._iptables = False
+            pair = fields(error=error)
+            log.warning("iptables does not work here, going on with nft alone", extra=pair)
+
+    def _chains(self, peers: frozenset[IPv4Address]) -> list[Chain]:
+        """Return what belongs into iptables on this host."""
+        if not self._nft:
+            return masquerade.xtables_chains(self._wanted, peers)
+        if self._iptables and self._wanted.forward:
+            return [masquerade.forward_chain(self._wanted)]
+        return []
+
+    def follow(self, public_ips: Iterable[IPv4Address]) -> None:
+        """Guard the port at exactly these addresses, soon."""
+        self._peers = frozenset(public_ips)
+        if self._peers != self._written:
+            self._peers_changed.set()
+
+    async def run(self) -> None:
+        """Follow the peers, and compare every `resync` seconds, for ever."""
+        while self._wanted:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._peers_changed.wait(), self._resync)
+            if not self._peers_changed.is_set() and self._unchanged():
+                continue
+            self._peers_changed.clear()
+            try:
+                changed = await self._ensure()
+            except StartError as error:
+                self._tell(error)
+                continue
+            if self._error:
+                self._error = ""
+                log.info("the firewall rules are there")
+            elif changed:
+                self.repairs += 1
+                log.warning("repaired", extra=fields(kind=REPAIR))
+        await asyncio.Event().wait()
+
+    def status(self) -> dict[str, object]:
+        """Return what `status` shows of the rules; never blocks."""
+        forged: int | None = None
+        if self._nft and self._wanted and self._wanted.port is not None:
+            with suppress(OSError):
+                forged = nft_socket.counter(TABLE, FORGED).packets
+        tools: Mapping[str, bool] = {"nft": self._nft, "iptables": self._iptables}
+        return {
+            "tools": [name for name, there in tools.items() if there],
+            "masquerade": self._wanted.masquerade,
+            "forward": self._wanted.forward,
+            "error": self._error,
+            FORGED: forged,
+        }
+
+    def _unchanged(self) -> bool:
+        """Whether nobody has written a rule since we looked; only nf_tables can tell."""
+        if self._error or (self._iptables and self._legacy):
+            return False
+        try:
+            return nft_socket.generation() == self._generation
+        except OSError:
+            return False
+
+    async def _ensure(self) -> bool:
+        """Have the rules; True when something that was there before had to be brought back."""
+        # Before looking: what others write meanwhile is seen the next time.
+        with suppress(OSError):
+            self._generation = nft_socket.generation()
+        peers = self._peers
+        changed = await xtables.ensure(self._chains(peers or frozenset()))
+        if self._nft:
+            changed = await self._ensure_table() or changed
+            if self._wanted.port is not None and peers is not None:
+                changed = await self._ensure_peers(peers) or changed
+        elif peers != self._written:
+            changed = False
+        self._written = peers
+        return changed
+
+    async def _ensure_table(self) -> bool:
+        body = masquerade.nft_body(self._wanted, accept=not self._iptables)
+        if body:
+            return await nft.ensure(TABLE, body)
+        await nft.delete(TABLE)
+        return False
+
+    async def _ensure_peers(self, peers: frozenset[IPv4Address]) -> bool:
+        table = await nft.read(TABLE)
+        if table and table.sets.get(PEERS) == frozenset(map(str, peers)):
+            return False
+        await nft.set_elements(TABLE, PEERS, map(str, sorted(peers)))
+        return peers == self._written
+
+    def _tell(self, error: StartError) -> None:
+        # An outage of a day is one line.
+        if str(error) != self._error:
+            self._error = str(error)
+            log.warning("cannot write firewall rules", extra=fields(error=error))
+
+
+async def remove() -> list[str]:
+    """Remove every rule of ours.
+
+    Returns:
+        What was removed, one line each.
+
+    Raises:
+        StartError: a tool refuses.
+    """
+    removed = []
+    if which("nft") and await nft.delete(TABLE):
+        removed.append(f"nft table {TABLE}")
+    if which("iptables"):
+        # Where the kernel has no iptables there is nothing to remove.
+        with suppress(StartError):
+            removed += [
+                f"iptables chain {name}" for name in await xtables.remove(masquerade.CHAINS)
+            ]
+    return removed
