@@ -81,6 +81,11 @@ class HttpServer:
         """The port that is listened on."""
         return self._port
 
+    @property
+    def connections(self) -> int:
+        """How many clients are connected now."""
+        return len(self._open)
+
     async def start(self) -> None:
         """Begin to listen.
 
