@@ -34,6 +34,10 @@ class Config:
         subnet_file: where subnet.env goes.
         public_ip: the address announced to the peers; None: the external interface's.
         renew_margin: seconds before its end at which the lease is renewed.
+        ip_masq: masquerade what leaves the network.
+        ip_masq_random: with random ports.
+        forward_rules: accept the network in FORWARD.
+        rules_resync: seconds between two comparisons of the firewall rules.
         healthz_ip: address of the health port.
         healthz_port: TCP port of /healthz, /readyz and /metrics; 0: none.
         metrics_public: /metrics is for everybody, not for loopback clients only.
@@ -56,6 +60,10 @@ class Config:
     subnet_file: Path
     public_ip: IPv4Address | None
     renew_margin: float
+    ip_masq: bool
+    ip_masq_random: bool
+    forward_rules: bool
+    rules_resync: float
     healthz_ip: IPv4Address
     healthz_port: int
     metrics_public: bool
@@ -107,6 +115,10 @@ def load(flags: Mapping[str, Sequence[str]], environ: Mapping[str, str]) -> Conf
         subnet_file=Path(cast("str", values["subnet-file"])),
         public_ip=IPv4Address(public_ip) if public_ip else None,
         renew_margin=60.0 * cast("int", values["subnet-lease-renew-margin"]),
+        ip_masq=cast("bool", values["ip-masq"]),
+        ip_masq_random=not values["ip-masq-fully-random-disable"],
+        forward_rules=cast("bool", values["iptables-forward-rules"]),
+        rules_resync=float(cast("int", values["iptables-resync"])),
         # An empty address is flannel's "not given".
         healthz_ip=IPv4Address(cast("str", values["healthz-ip"]) or "0.0.0.0"),  # noqa: S104
         healthz_port=cast("int", values["healthz-port"]),

@@ -1,7 +1,7 @@
 """The composition root: start order and shutdown order.
 
 config -> store -> underlay -> lease -> unreachable routes, device, address, route -> dataplane ->
-subnet.env -> ready; what runs after that is `tunneld.service`.
+masquerade and forward rules -> subnet.env -> ready; what runs after that is `tunneld.service`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import time
 from contextlib import AsyncExitStack, suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from tunneld import __version__, allocate, netconf, subnet_env
+from tunneld import __version__, allocate, host_rules, netconf, subnet_env
 from tunneld.backend import BackendOptions
 from tunneld.backend.registry import open_backend
 from tunneld.control import ControlServer
@@ -182,6 +182,8 @@ class Daemon:
             held = await self._until_store_answers("acquire a lease", acquire)
         log.info("lease", extra=fields(subnet=held.lease.subnet, public_ip=held.lease.public_ip))
         await backend.start(held.lease)
+        rules = host_rules.of(config, network, held.lease.subnet)
+        await rules.start()
         keeper = LeaseKeeper(store, held, ttl=self._ttl, margin=config.renew_margin)
         subnet_map = SubnetMap(network.network, held.lease.subnet, held.lease.public_ip)
 
@@ -198,6 +200,7 @@ class Daemon:
             subnet_file=config.subnet_file,
             choose_underlay=choose_underlay,
             kernel_events=rtnl.watch,
+            rules=rules,
             remember=remember if cache.useful else None,
             cached=Cached(last.peers, confirm) if last else None,
         )

@@ -13,10 +13,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv4Network
 from shutil import which
+from typing import TYPE_CHECKING
 
 from tunneld.errors import StartError
 from tunneld.link import masquerade, nft, nft_socket, xtables
@@ -24,10 +26,41 @@ from tunneld.link.masquerade import CHAINS, FORGED, PEERS, TABLE, Wanted
 from tunneld.link.xtables import Chain
 from tunneld.observe.log import fields
 
+if TYPE_CHECKING:
+    from tunneld.config import Config
+    from tunneld.netconf import NetworkConfig
+
 log = logging.getLogger(__name__)
 
 REPAIR = "firewall_rules"
 """The kind under which repairs are counted."""
+
+NO_RULES: Mapping[str, object] = {
+    "tools": [],
+    "masquerade": "",
+    "forward": False,
+    "error": "",
+    FORGED: None,
+}
+"""What `status` shows before there are any."""
+
+
+def of(config: Config, network: NetworkConfig, subnet: IPv4Network) -> HostRules:
+    """Return the rules that the flags ask for.
+
+    Args:
+        config: the flags.
+        network: whose port is guarded, when its backend is udp.
+        subnet: the own lease.
+    """
+    wanted = Wanted(
+        network=network.network,
+        subnet=subnet,
+        port=network.port if network.backend_type == "udp" else None,
+        masquerade=masquerade.expression(ip_masq=config.ip_masq, random=config.ip_masq_random),
+        forward=config.forward_rules,
+    )
+    return HostRules(wanted, config.rules_resync)
 
 
 class HostRules:
@@ -38,11 +71,11 @@ class HostRules:
         resync: seconds between two comparisons.
 
     Attributes:
-        repairs: how often something had to be brought back.
+        repairs: how often something had to be brought back, by kind; empty: never.
     """
 
     def __init__(self, wanted: Wanted, resync: float) -> None:
-        self.repairs = 0
+        self.repairs: Counter[str] = Counter()
         self._wanted = wanted
         self._resync = resync
         self._nft = which("nft") is not None
@@ -54,6 +87,11 @@ class HostRules:
         self._peers_changed = asyncio.Event()
         self._generation: int | None = None
         self._error = ""
+
+    @property
+    def masquerades(self) -> bool:
+        """Whether we masquerade, so that docker does not need to (FLANNEL_IPMASQ)."""
+        return bool(self._wanted.masquerade)
 
     async def start(self) -> None:
         """Write the rules.
@@ -124,7 +162,7 @@ class HostRules:
                 self._error = ""
                 log.info("the firewall rules are there")
             elif changed:
-                self.repairs += 1
+                self.repairs[REPAIR] += 1
                 log.warning("repaired", extra=fields(kind=REPAIR))
         await asyncio.Event().wait()
 

@@ -179,26 +179,32 @@ OPTIONS: tuple[Option, ...] = (
         "renew this long before the lease ends",
         "MINUTES",
     ),
-    Option("ip-masq", "false", _bool, "masquerade", refusal=f"masquerading {_LATER}"),
+    Option("ip-masq", "false", _bool, "masquerade what containers send out of the network"),
     Option(
         "ip-masq-fully-random-disable",
         "false",
         _bool,
-        "no fully random masquerade",
-        refusal=f"masquerading {_LATER}",
+        "masquerade without random ports, for old kernels",
     ),
-    # `false` is what this release does, and `true` is flannel's default in everybody's unit file:
-    # both are taken, so that a flannel command line works unchanged.
-    Option("iptables-forward-rules", "true", _bool, f"forward rules; the feature {_LATER}"),
+    Option(
+        "iptables-forward-rules",
+        "true",
+        _bool,
+        "accept the network in FORWARD; false and no --ip-masq: no firewall rule at all",
+    ),
     Option(
         "iptables-resync",
         "5",
         _integer(1, 86400),
-        "rule check",
+        "compare the firewall rules this often, nft's too",
         "SECONDS",
-        refusal=f"rule checking {_LATER}",
     ),
-    Option("ip-blackhole-route", "false", _bool, "taken; unreachable routes are always there"),
+    Option(
+        "ip-blackhole-route",
+        "false",
+        _bool,
+        "taken and not needed: unreachable routes keep the own subnet, always",
+    ),
     Option("healthz-ip", "0.0.0.0", _address, "address of the health port", "ADDRESS"),  # noqa: S104
     Option(
         "healthz-port",

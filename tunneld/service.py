@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tunneld.backend import Backend
+    from tunneld.host_rules import HostRules
     from tunneld.lease_keeper import LeaseKeeper
     from tunneld.link.underlay import Underlay
     from tunneld.store import Entry, Store, StoreEvent
@@ -74,6 +75,7 @@ class Parts:
         subnet_file: where subnet.env goes.
         choose_underlay: applies flannel's rules again.
         kernel_events: yields something for each change of links, addresses and routes.
+        rules: those of the firewall, written.
         remember: called when peers or lease have changed, to keep them for the next start.
         cached: set when lease and config come from the last run, because the store is away.
     """
@@ -87,6 +89,7 @@ class Parts:
     subnet_file: Path
     choose_underlay: Callable[[], Awaitable[Underlay]]
     kernel_events: Callable[[], AsyncIterator[object]]
+    rules: HostRules
     remember: Callable[[], None] | None = None
     cached: Cached | None = None
 
@@ -136,6 +139,7 @@ class Service:
             self._task("lease", self._keep_lease),
             self._task("netlink watch", self._watch_kernel),
             self._task("repair", self._repair),
+            self._task("firewall rules", self.parts.rules.run),
             self._task("state cache", self._remember),
             self._task("host identity", self.guard.run),
         ]
@@ -160,7 +164,8 @@ class Service:
         """
         parts = self.parts
         mtu = parts.backend.status().mtu
-        text = subnet_env.render(parts.network, parts.keeper.held.lease.subnet, mtu)
+        subnet, masquerades = parts.keeper.held.lease.subnet, parts.rules.masquerades
+        text = subnet_env.render(parts.network, subnet, mtu, ip_masq=masquerades)
         if subnet_env.write(parts.subnet_file, text):
             log.info("wrote subnet.env", extra=fields(path=parts.subnet_file, mtu=mtu))
 
@@ -234,7 +239,9 @@ class Service:
             await self._peers_changed.wait()
             self._peers_changed.clear()
             try:
-                await self.parts.backend.apply(self.parts.subnet_map.peers)
+                peers = self.parts.subnet_map.peers
+                await self.parts.backend.apply(peers)
+                self.parts.rules.follow(peer.public_ip for peer in peers)
             except BaseException:
                 self._peers_changed.set()
                 raise

@@ -112,7 +112,7 @@ def test_bad_network_config(cluster: Cluster, config: str, words: tuple[str, ...
     untouched(cluster)
 
 
-@pytest.mark.parametrize("flag", ["--ip-masq", "-kube-subnet-mgr", "--store=etcd:x"])
+@pytest.mark.parametrize("flag", ["-kube-subnet-mgr", "--store=etcd:x"])
 def test_refused_flags(cluster: Cluster, flag: str) -> None:
     refused(start(cluster, flag), 2, flag.lstrip("-").partition("=")[0])
     untouched(cluster)

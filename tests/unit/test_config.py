@@ -92,7 +92,6 @@ def test_a_bad_variable_is_named() -> None:
 @pytest.mark.parametrize(
     ("name", "text", "says"),
     [
-        ("ip-masq", "true", "masquerading comes with a later release"),
         ("public-ipv6", "fd00::1", "IPv6 comes with a later release"),
         ("kube-subnet-mgr", "true", "Kubernetes"),
         ("kube-api-url", "https://k", "Kubernetes"),
@@ -146,8 +145,21 @@ def test_every_default_can_be_given_without_a_refusal() -> None:
 
 @pytest.mark.parametrize("text", ["1", "t", "T", "true", "TRUE", "True"])
 def test_gos_spellings_of_true(text: str) -> None:
-    with pytest.raises(ConfigError, match="masquerading"):
-        load({"ip-masq": [text]}, {})
+    assert load({"ip-masq": [text]}, {}).ip_masq
+
+
+@pytest.mark.parametrize("text", ["0", "f", "F", "false", "FALSE", "False"])
+def test_gos_spellings_of_false(text: str) -> None:
+    assert not load({"iptables-forward-rules": [text]}, {}).forward_rules
+
+
+def test_the_flags_of_the_firewall() -> None:
+    default = load({}, {})
+    assert (default.ip_masq, default.forward_rules, default.rules_resync) == (False, True, 5.0)
+    assert default.ip_masq_random
+    environ = {"FLANNELD_IP_MASQ_FULLY_RANDOM_DISABLE": "true", "FLANNELD_IPTABLES_RESYNC": "60"}
+    config = load({}, environ)
+    assert (config.ip_masq_random, config.rules_resync) == (False, 60.0)
 
 
 def test_unknown_key_in_the_file_suggests(tmp_path: Path) -> None:

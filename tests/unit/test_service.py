@@ -16,8 +16,10 @@ import pytest
 from tests.unit.memory_store import MemoryStore
 from tunneld.allocate import Held
 from tunneld.errors import LeaseLostError, StartError
+from tunneld.host_rules import HostRules
 from tunneld.lease import Lease, LeaseAttrs, format_attrs
 from tunneld.lease_keeper import LeaseKeeper
+from tunneld.link.masquerade import Wanted
 from tunneld.link.underlay import Underlay
 from tunneld.service import Parts, Service
 from tunneld.subnet_map import SubnetMap
@@ -65,6 +67,8 @@ class Bed:
         self.backend = Paper()
         self.underlay = UNDERLAY
         self.kernel: asyncio.Queue[str] = asyncio.Queue()
+        # None at all: unit tests leave the firewall of this machine alone.
+        self.rules = Wanted(NETWORK, SUBNET, port=None, masquerade="", forward=False)
         self.subnet_file = directory / "subnet.env"
         lease = Lease(SUBNET, LeaseAttrs(PUBLIC_IP))
         entry = self.store.set(lease.key, format_attrs(lease.attrs), 86400)
@@ -79,6 +83,7 @@ class Bed:
                 subnet_file=self.subnet_file,
                 choose_underlay=self._choose,
                 kernel_events=self._events,
+                rules=HostRules(self.rules, resync=5.0),
             ),
             random.Random(1),
         )

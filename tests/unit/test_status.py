@@ -20,6 +20,7 @@ from tunneld.backend import BackendStatus
 from tunneld.control import ControlServer
 from tunneld.dataplane import DataplaneCounters, PeerCounters
 from tunneld.errors import StartError
+from tunneld.host_rules import NO_RULES
 from tunneld.lease import Lease, LeaseAttrs
 from tunneld.observe.document import build
 from tunneld.observe.status import fetch, ratios, render
@@ -27,6 +28,13 @@ from tunneld.service import Parts
 from tunneld.store import StoreHealth
 
 OWN = Lease(IPv4Network("100.96.1.0/24"), LeaseAttrs(IPv4Address("10.168.0.2")))
+RULES = {
+    "tools": ["nft", "iptables"],
+    "masquerade": "masquerade",
+    "forward": True,
+    "error": "",
+    "drop_forged_outer": 7,
+}
 PEER = Lease(IPv4Network("100.96.2.0/24"), LeaseAttrs(IPv4Address("10.168.0.3")))
 
 
@@ -53,6 +61,7 @@ def parts() -> Parts:
         backend=FakeBackend(),
         keeper=SimpleNamespace(held=SimpleNamespace(lease=OWN), expires_in=86399.9996),
         subnet_map=SimpleNamespace(peers=(PEER,)),
+        rules=SimpleNamespace(status=lambda: RULES, repairs={"firewall_rules": 1}),
     )
     return cast("Parts", fake)
 
@@ -93,11 +102,12 @@ def test_the_document_has_exactly_the_contracts_keys() -> None:
             "threads": None,
             "offload": {"batch": None},
             "queues": [],
-            "repairs": {"device": None},
+            "repairs": {"device": None, "firewall_rules": None},
             "skipped": {"100.96.9.0/24": None},
         },
         "lease": {"subnet": None, "public_ip": None, "expires_in_s": None},
         "store": {"url": None, "state": None, "last_sync_s": None},
+        "rules": dict.fromkeys(NO_RULES) | {"tools": [None, None]},
         "peers": [
             {
                 "subnet": None,
@@ -126,7 +136,7 @@ def test_the_document_has_exactly_the_contracts_keys() -> None:
 def test_before_the_start_the_same_keys_are_there() -> None:
     before, after = document(started=False), document()
     assert before["state"] == "starting"
-    for name in ("backend", "lease", "store", "counters"):
+    for name in ("backend", "lease", "store", "rules", "counters"):
         assert before[name].keys() == after[name].keys()
     assert json.loads(json.dumps(before)) == before
 
@@ -136,7 +146,9 @@ def test_rendered_for_people() -> None:
     assert "ready, up 1h 2m" in text
     assert "100.96.1.0/24 as 10.168.0.2, expires in 1d" in text
     assert re.search(r"100\.96\.2\.0/24 +10\.168\.0\.3 +1 +100 +2 +200", text)
-    assert "repairs  device 2" in text
+    assert "repairs  device 2, firewall_rules 1" in text
+    assert "rules    masquerade, forward accepted, 7 forged" in text
+    assert "(by nft and iptables)" in text
     assert "skipped  100.96.9.0/24: no common link" in text
     assert "drop_x" not in text
     assert "tun_queue_dropped" in text

@@ -26,8 +26,8 @@ def add_parser(subparsers: Subparsers) -> None:
         "cleanup",
         help="remove what a daemon left in the kernel",
         description="Removes our devices, our routes, the port and rules of --dataplane=kernel,"
-        " and the unreachable routes that keep overlay packets off the default route. The lease"
-        " and subnet.env stay.",
+        " the unreachable routes that keep overlay packets off the default route, and the rules of"
+        " --ip-masq and --iptables-forward-rules. The lease and subnet.env stay.",
     )
     parser.add_argument("--run-dir", default="/run/tunneld", metavar="DIR", help="as `run` had it")
 
@@ -49,11 +49,16 @@ def run(args: argparse.Namespace) -> int:
 async def _cleanup() -> int:
     from pyroute2.netlink.exceptions import NetlinkError  # noqa: PLC0415
 
+    from tunneld import host_rules  # noqa: PLC0415
     from tunneld.link.rtnl import Rtnl  # noqa: PLC0415
 
     async with Rtnl() as rtnl:
         try:
-            removed = [*await remove_kernel_dataplane(), *await remove_all(rtnl)]
+            removed = [
+                *await remove_kernel_dataplane(),
+                *await remove_all(rtnl),
+                *await host_rules.remove(),
+            ]
         except NetlinkError as error:
             raise StartError(f"the kernel refuses: {error}", remedy="run as root") from error
     for line in removed:

@@ -58,7 +58,7 @@ class Wanted:
         return self.forward or bool(self.masquerade)
 
 
-def masquerade(*, ip_masq: bool, random: bool) -> str:
+def expression(*, ip_masq: bool, random: bool) -> str:
     """Return `Wanted.masquerade` for the flags."""
     if not ip_masq:
         return ""

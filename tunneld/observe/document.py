@@ -8,9 +8,11 @@ from ipaddress import IPv4Network
 from typing import TYPE_CHECKING
 
 from tunneld.dataplane import PeerCounters
+from tunneld.host_rules import NO_RULES
 
 if TYPE_CHECKING:
     from tunneld.backend import Backend
+    from tunneld.host_rules import HostRules
     from tunneld.lease import Lease
     from tunneld.lease_keeper import LeaseKeeper
     from tunneld.service import Parts
@@ -41,7 +43,8 @@ def build(
         "version": version,
         "uptime_s": round(uptime, 3),
         "state": state,
-        "backend": _backend(parts.backend if parts else None),
+        "backend": _backend(parts.backend if parts else None, parts.rules if parts else None),
+        "rules": parts.rules.status() if parts else NO_RULES,
         "lease": _lease(parts.keeper if parts else None),
         "store": _store(store_url, store),
         "peers": _peers(parts),
@@ -59,8 +62,8 @@ def build(
 _NO_KERNEL_COUNTERS = {"tun_queue_dropped": 0, "socket_dropped": 0}
 
 
-def _backend(backend: Backend | None) -> dict[str, object]:
-    if backend is None:
+def _backend(backend: Backend | None, rules: HostRules | None) -> dict[str, object]:
+    if backend is None or rules is None:
         return {
             "type": None,
             "device": None,
@@ -81,7 +84,7 @@ def _backend(backend: Backend | None) -> dict[str, object]:
         "threads": now.threads,
         "offload": dict(now.offload),
         "queues": [dict(queue) for queue in now.queues],
-        "repairs": dict(now.repairs),
+        "repairs": {**now.repairs, **rules.repairs},
         "skipped": dict(now.skipped),
     }
 

@@ -93,11 +93,24 @@ def _head(document: Mapping[str, Any]) -> list[str]:
         lines.insert(2, f"offload  {', '.join(words)}")
     if len(queues := backend.get("queues", [])) > 1:
         lines += [f"queues   {_queue_load(queues, way)}" for way in ("outbound", "inbound")]
+    lines += _rules(document.get("rules", {}))
     repairs = ", ".join(f"{kind} {count}" for kind, count in backend.get("repairs", {}).items())
     if repairs:
         lines.append(f"repairs  {repairs}")
     skipped = backend.get("skipped", {})
     return [*lines, *(f"skipped  {subnet}: {reason}" for subnet, reason in skipped.items())]
+
+
+def _rules(rules: Mapping[str, Any]) -> list[str]:
+    if not rules.get("tools"):
+        return []
+    if rules["error"]:
+        return [f"rules    missing: {rules['error']}"]
+    words = [rules["masquerade"] or "no masquerade"]
+    words += ["forward accepted"] if rules["forward"] else []
+    if forged := rules["drop_forged_outer"]:
+        words.append(f"{forged:,} forged datagrams of containers dropped")
+    return [f"rules    {', '.join(words)} (by {' and '.join(rules['tools'])})"]
 
 
 def _queue_load(queues: Sequence[Mapping[str, int]], way: str) -> str:
