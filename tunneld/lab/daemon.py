@@ -76,6 +76,8 @@ class Daemon:
         path.unlink(missing_ok=True)
         self._notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._notify.bind(str(path))
+        # The daemon may run as another user.
+        path.chmod(0o777)
         environment = {**os.environ, "NOTIFY_SOCKET": str(path), "PYTHONUNBUFFERED": "1"}
         with self.log.open("a") as log:
             self._process = self.node.popen(

@@ -111,6 +111,12 @@ METRICS: tuple[Metric, ...] = (
         ("queue",),
     ),
     Metric(
+        "tunneld_forged_dropped_packets",
+        "counter",
+        "Datagrams that our firewall rules dropped: from here, but not from the tunnel's socket.",
+    ),
+    Metric("tunneld_rules_failed", "gauge", "1 while the firewall rules cannot be written."),
+    Metric(
         "tunneld_queue_packets",
         "counter",
         "Packets that each TUN queue or its socket has given since the packet path began.",

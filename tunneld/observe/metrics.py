@@ -80,6 +80,7 @@ def rows(sample: Sample) -> Iterator[Row]:
     for kind, value in backend["repairs"].items():
         yield "tunneld_repairs", (kind,), value
     yield from _offload(backend["offload"])
+    yield from _rules(document["rules"])
 
 
 def _one_of(name: str, words: Iterable[str], now: str) -> Iterator[Row]:
@@ -128,6 +129,15 @@ def _counters(direction: str, counters: Mapping[str, int]) -> Iterator[Row]:
                 # A label names an operation, not what came of it.
                 label = name.removeprefix(prefix).replace("written", "write")
                 yield metric, (direction, label), value
+
+
+def _rules(rules: Mapping[str, Any]) -> Iterator[Row]:
+    if not rules:
+        return
+    yield "tunneld_rules_failed", (), bool(rules["error"])
+    # None where there is no such rule.
+    if rules["drop_forged_outer"] is not None:
+        yield "tunneld_forged_dropped_packets", (), rules["drop_forged_outer"]
 
 
 def _offload(gauges: Mapping[str, object]) -> Iterator[Row]:
