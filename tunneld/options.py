@@ -226,7 +226,7 @@ OPTIONS: tuple[Option, ...] = (
         "threads",
         "auto",
         _choice("auto", "1", "2"),
-        "packet threads of each queue: auto (by load), 1 or 2",
+        "packet threads of each queue: 1, 2, or auto (1 on two cores, by load on more)",
         "N",
     ),
     Option(

@@ -26,6 +26,11 @@ KERNEL = "kernel"
 SPIN_US = 100
 """Longer than a quick answer takes to come back, shorter than anybody notices on an idle machine."""
 
+CORES_FOR_TWO = 3
+"""Cores that a queue needs to itself before a second thread may pay: with two, the other one is busy
+with the containers and the kernel's share of the path. Measured on two cores, one thread moves as
+much or more than two in each setting, with 10 % less CPU (README.md, "One thread or two")."""
+
 _DESCRIPTORS_AS_EVER = ("python", "syscall", "mmsg")
 """Rungs that need nothing of the TUN and the socket beyond what flannel uses."""
 
@@ -83,7 +88,7 @@ def fit(rung: str, threads: str, queues: int = 1) -> Rung:
 
     Args:
         rung: a result of `choose`; "auto" takes the best.
-        threads: of each queue: "1", "2", or "auto": 1 up to mmsg (flannel's class), by load above.
+        threads: of each queue: "1", "2", or "auto" (`choose_threads`).
         queues: of the TUN.
 
     Raises:
@@ -92,7 +97,23 @@ def fit(rung: str, threads: str, queues: int = 1) -> Rung:
     """
     if queues > 1:
         _check_queues(rung, queues)
-    return replace(_fit_one(rung, threads), queues=queues)
+    fitted = _fit_one(rung)
+    chosen = choose_threads(fitted.name, threads, len(os.sched_getaffinity(0)) // queues)
+    return replace(fitted, queues=queues, threads=chosen)
+
+
+def choose_threads(rung: str, asked: str, cores: int) -> str:
+    """Return how many threads one queue gets: "1", "2", or "auto", which follows the load.
+
+    Args:
+        rung: name of the rung.
+        asked: the `--threads` choice.
+        cores: that this queue has to itself.
+    """
+    if asked != "auto":
+        return asked
+    # Up to mmsg it is flannel's class: one thread, as there.
+    return "1" if rung in _DESCRIPTORS_AS_EVER or cores < CORES_FOR_TWO else "auto"
 
 
 def _check_queues(rung: str, queues: int) -> None:
@@ -108,10 +129,10 @@ def _check_queues(rung: str, queues: int) -> None:
         )
 
 
-def _fit_one(rung: str, threads: str) -> Rung:
+def _fit_one(rung: str) -> Rung:
     if rung in _DESCRIPTORS_AS_EVER:
         open_tun("tunneld%d").close()
-        return Rung(rung, threads="1" if threads == "auto" else threads)
+        return Rung(rung)
     from tunneld.dataplane.probe import probe  # noqa: PLC0415 - not for the lower rungs
 
     able = probe()
@@ -123,7 +144,7 @@ def _fit_one(rung: str, threads: str) -> Rung:
         )
     if name == "mmsg":
         log.warning("this kernel has no UDP_SEGMENT or UDP_GRO: rung mmsg")
-        return Rung(name, threads="1" if threads == "auto" else threads)
+        return Rung(name)
     if rung == "auto" and not (able.tso and able.uso):
         log.warning(
             "this kernel does not pass all superpackets",
@@ -132,7 +153,6 @@ def _fit_one(rung: str, threads: str) -> Rung:
     offload = name == "offload"
     return Rung(
         name,
-        threads=threads,
         vnet_hdr=offload,
         uso=offload and able.uso,
         gro=True,
