@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 
 from tunneld.errors import StartError
 from tunneld.link import masquerade, nft, nft_socket, xtables
-from tunneld.link.masquerade import CHAINS, FORGED, PEERS, TABLE, Wanted
+from tunneld.link.masquerade import CHAINS, FORGED, TABLE, Wanted
 from tunneld.link.xtables import Chain
 from tunneld.observe.log import fields
 
@@ -81,7 +81,7 @@ class HostRules:
         self._nft = which("nft") is not None
         self._iptables = which("iptables") is not None
         self._legacy = False
-        # None: no peers are known yet, those of the last life stay.
+        # None: no peers are known yet.
         self._peers: frozenset[IPv4Address] | None = None
         self._written: frozenset[IPv4Address] | None = None
         self._peers_changed = asyncio.Event()
@@ -119,7 +119,7 @@ class HostRules:
         """Do without iptables where nft is enough and the kernel has no iptables."""
         try:
             self._legacy = await xtables.legacy()
-            wanted = {chain.name for chain in self._chains(frozenset())}
+            wanted = {chain.name for chain in self._chains(None)}
             # Of an earlier life that wanted more, or had no nft.
             await xtables.remove(chain for chain in CHAINS if chain.name not in wanted)
             if wanted:
@@ -131,7 +131,7 @@ class HostRules:
             pair = fields(error=error)
             log.warning("iptables does not work here, going on with nft alone", extra=pair)
 
-    def _chains(self, peers: frozenset[IPv4Address]) -> list[Chain]:
+    def _chains(self, peers: frozenset[IPv4Address] | None) -> list[Chain]:
         """Return what belongs into iptables on this host."""
         if not self._nft:
             return masquerade.xtables_chains(self._wanted, peers)
@@ -169,10 +169,12 @@ class HostRules:
     def status(self) -> dict[str, object]:
         """Return what `status` shows of the rules; never blocks."""
         forged: int | None = None
-        if self._nft and self._wanted and self._wanted.port is not None:
+        if self._nft and self._wanted.port is not None:
             with suppress(OSError):
                 forged = nft_socket.counter(TABLE, FORGED).packets
         tools: Mapping[str, bool] = {"nft": self._nft, "iptables": self._iptables}
+        if not self._wanted:
+            return dict(NO_RULES)
         return {
             "tools": [name for name, there in tools.items() if there],
             "masquerade": self._wanted.masquerade,
@@ -196,11 +198,10 @@ class HostRules:
         with suppress(OSError):
             self._generation = nft_socket.generation()
         peers = self._peers
-        changed = await xtables.ensure(self._chains(peers or frozenset()))
+        changed = await xtables.ensure(self._chains(peers))
         if self._nft:
             changed = await self._ensure_table() or changed
-            if self._wanted.port is not None and peers is not None:
-                changed = await self._ensure_peers(peers) or changed
+            changed = await self._ensure_sets(peers) or changed
         elif peers != self._written:
             changed = False
         self._written = peers
@@ -213,11 +214,14 @@ class HostRules:
         await nft.delete(TABLE)
         return False
 
-    async def _ensure_peers(self, peers: frozenset[IPv4Address]) -> bool:
-        table = await nft.read(TABLE)
-        if table and table.sets.get(PEERS) == frozenset(map(str, peers)):
+    async def _ensure_sets(self, peers: frozenset[IPv4Address] | None) -> bool:
+        if self._wanted.port is None:
             return False
-        await nft.set_elements(TABLE, PEERS, map(str, sorted(peers)))
+        sets = masquerade.nft_sets(self._wanted.port, peers)
+        table = await nft.read(TABLE)
+        if table and all(table.sets.get(name) == wanted for name, wanted in sets.items()):
+            return False
+        await nft.set_all(TABLE, sets)
         return peers == self._written
 
     def _tell(self, error: StartError) -> None:

@@ -21,6 +21,9 @@ from tunneld.link.xtables import Chain
 
 TABLE = "tunneld"
 PEERS = "peers"
+CLOSED = "closed"
+"""Named set that holds the port as long as the peers are not known: then anybody may be one."""
+
 FORGED = "drop_forged_outer"
 """Named counter of the guard."""
 
@@ -66,7 +69,7 @@ def expression(*, ip_masq: bool, random: bool) -> str:
 
 
 def nft_body(wanted: Wanted, *, accept: bool) -> str:
-    """Return what stands in the nft table; the set of peers is empty.
+    """Return what stands in the nft table; the guard knows no peers and is closed to all.
 
     Args:
         wanted: see there.
@@ -95,6 +98,10 @@ def _nft_guard(port: int) -> str:
 set {PEERS} {{
   type ipv4_addr
 }}
+set {CLOSED} {{
+  type inet_service
+  elements = {{ {port} }}
+}}
 chain pretended {{
   type filter hook prerouting priority raw; policy accept;
   {to_peer} ip saddr @{PEERS} fib saddr . iif oif missing counter name {FORGED} drop
@@ -102,7 +109,20 @@ chain pretended {{
 chain masqueraded {{
   type filter hook postrouting priority srcnat + 10; policy accept;
   iif != 0 {to_peer} fib saddr type local counter name {FORGED} drop
+  iif != 0 udp dport @{CLOSED} fib saddr type local counter name {FORGED} drop
 }}"""
+
+
+def nft_sets(port: int, peers: frozenset[IPv4Address] | None) -> dict[str, frozenset[str]]:
+    """Return the elements of the guard's sets.
+
+    Args:
+        port: of the udp backend.
+        peers: their public IPs; None: not known yet.
+    """
+    if peers is None:
+        return {PEERS: frozenset(), CLOSED: frozenset({str(port)})}
+    return {PEERS: frozenset(map(str, peers)), CLOSED: frozenset()}
 
 
 def _nft_masquerade(wanted: Wanted) -> str:
@@ -130,11 +150,15 @@ def forward_chain(wanted: Wanted) -> Chain:
     )
 
 
-def xtables_chains(wanted: Wanted, peers: frozenset[IPv4Address]) -> list[Chain]:
+def xtables_chains(wanted: Wanted, peers: frozenset[IPv4Address] | None) -> list[Chain]:
     """Return everything for iptables, for a host without nft.
 
     Its guard is coarser: iptables cannot filter behind source NAT, so nothing may be forwarded to
     a peer's port at all, by whomever.
+
+    Args:
+        wanted: see there.
+        peers: public IPs; None: not known yet.
     """
     chains = []
     if wanted.forward:
@@ -155,6 +179,8 @@ def xtables_chains(wanted: Wanted, peers: frozenset[IPv4Address]) -> list[Chain]
         chains.append(Chain(_POSTROUTING.table, _POSTROUTING.name, _POSTROUTING.hook, rules))
     if wanted.port is not None:
         match = f"-p udp -m udp --dport {wanted.port}"
-        drops = tuple(f"-d {peer}/32 -j DROP" for peer in sorted(peers))
+        drops: tuple[str, ...] = ("-j DROP",)
+        if peers is not None:
+            drops = tuple(f"-d {peer}/32 -j DROP" for peer in sorted(peers))
         chains.append(Chain(_GUARD.table, _GUARD.name, _GUARD.hook, drops, match))
     return chains

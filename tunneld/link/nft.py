@@ -104,9 +104,20 @@ async def set_elements(table: str, name: str, elements: Iterable[str], family: s
     Raises:
         StartError: nft is not installed, or refuses.
     """
-    lines = [f"flush set {family} {table} {name}"]
-    if joined := ", ".join(elements):
-        lines.append(f"add element {family} {table} {name} {{ {joined} }}")
+    await set_all(table, {name: elements}, family)
+
+
+async def set_all(table: str, sets: Mapping[str, Iterable[str]], family: str = "ip") -> None:
+    """Make these the elements of several named sets, in one transaction for all.
+
+    Raises:
+        StartError: nft is not installed, or refuses.
+    """
+    lines = []
+    for name, elements in sets.items():
+        lines.append(f"flush set {family} {table} {name}")
+        if joined := ", ".join(elements):
+            lines.append(f"add element {family} {table} {name} {{ {joined} }}")
     await run("\n".join(lines) + "\n")
 
 
