@@ -10,6 +10,7 @@ import argparse
 import importlib
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 from tunneld.errors import TunneldError
 
@@ -19,6 +20,7 @@ COMMANDS: dict[str, str] = {
     "cleanup": "remove what a daemon left in the kernel",
     "doctor": "tell what this kernel and this user can do",
     "demo": "two nodes in namespaces: see the tunnel work",
+    "completion": "print completions for a shell",
 }
 """Command -> one line about it; the module is `tunneld.cli.<command>`."""
 
@@ -43,13 +45,25 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
 
 
-def _dispatch(arguments: list[str]) -> int:
+def _new_parser() -> tuple[argparse.ArgumentParser, Any]:
     parser = argparse.ArgumentParser(
         prog="tunneld",
         description="A userspace UDP tunnel between container hosts, compatible with flannel.",
         allow_abbrev=False,
     )
-    subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    return parser, parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+
+
+def full_parser() -> argparse.ArgumentParser:
+    """Return the parser of all commands, for completions and the man page."""
+    parser, subparsers = _new_parser()
+    for name in COMMANDS:
+        importlib.import_module(f"tunneld.cli.{name.replace('-', '_')}").add_parser(subparsers)
+    return parser
+
+
+def _dispatch(arguments: list[str]) -> int:
+    parser, subparsers = _new_parser()
     chosen = arguments[0] if arguments else ""
     for name, summary in COMMANDS.items():
         if name != chosen:
