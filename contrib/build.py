@@ -68,8 +68,8 @@ Those of the process come with the client library: `process_resident_memory_byte
 
 ## Reading them
 
-* **Labels.** `direction` is `outbound` (TUN to underlay) or `inbound`; `operation` is `read`, `write`
-  or `poll`. The words of `reason` and `kind` are those of `tunneld status`; csrc/counters.h has all.
+* **Labels.** `direction` is `outbound` (TUN to underlay) or `inbound`; `operation` is `read`,
+  `write` or `poll`. `reason` and `kind` are the words of `tunneld status`; csrc/counters.h has all.
 * **Conservation.** At rest, in each direction, packets read = packets written + all drops. What the
   kernel dropped before we could read it is `tunneld_kernel_dropped_packets_total`.
 * **Batch size.** There is no histogram: it would cost something for each call of the packet path.

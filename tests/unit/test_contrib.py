@@ -81,7 +81,7 @@ def test_the_man_page(tmp_path: Path) -> None:
     page = tmp_path / "tunneld.8"
     shown = run("groff", "-man", "-ww", "-Tutf8", "-P-cbou", str(page))
     assert (shown.returncode, shown.stderr) == (0, "")
-    text = shown.stdout
+    text = " ".join(shown.stdout.split())
     for option in OPTIONS:
         assert f"--{option.name}" in text
     for words in ("tunneld status", "tunneld completion", "EXIT STATUS", "3 lease lost"):
