@@ -19,10 +19,11 @@ COMMANDS: dict[str, str] = {
     "status": "show what the running daemon does",
     "cleanup": "remove what a daemon left in the kernel",
     "doctor": "tell what this kernel and this user can do",
+    "docker-opts": "write dockerd's options from subnet.env",
     "demo": "two nodes in namespaces: see the tunnel work",
     "completion": "print completions for a shell",
 }
-"""Command -> one line about it; the module is `tunneld.cli.<command>`."""
+"""Command -> one line about it; the module is `tunneld.cli.<command>`, with `_` for `-`."""
 
 _HELP = ("-h", "--help", "-help")
 
@@ -71,7 +72,7 @@ def _dispatch(arguments: list[str]) -> int:
     if chosen not in COMMANDS:
         parser.parse_args(arguments)
         return 2
-    module = importlib.import_module(f"tunneld.cli.{chosen}")
+    module = importlib.import_module(f"tunneld.cli.{chosen.replace('-', '_')}")
     module.add_parser(subparsers)
     if chosen == "run":
         arguments = module.normalise(arguments)
