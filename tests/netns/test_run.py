@@ -62,7 +62,13 @@ def test_two_nodes_reach_each_other(cluster: Cluster, rung: str) -> None:
     }
     (peer,) = document["peers"]
     assert (peer["subnet"], peer["public_ip"]) == ("100.96.2.0/24", "10.168.0.3")
-    assert min(peer["tx_packets"], peer["rx_packets"]) > 0
+
+    def counted() -> bool:
+        (now,) = answers(one)["peers"]
+        return min(now["tx_packets"], now["rx_packets"]) > 0
+
+    # The answer may reach the container before its packet is counted.
+    until(counted, "packets of the peer in both directions")
 
 
 def test_what_the_kernel_shows(running_cluster: Cluster) -> None:

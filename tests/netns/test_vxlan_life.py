@@ -232,6 +232,23 @@ def test_sigterm_leaves_traffic_and_cleanup_removes_all(pair: Cluster) -> None:
     assert bed.cleanup(one) == "nothing of tunneld is here\n"
 
 
+def test_udp_takes_over_in_a_living_namespace(pair: Cluster) -> None:
+    """The routes of vxlan, which survive it, are longer than the one of flannel0."""
+    one, two = pair.nodes
+    for host in pair.nodes:
+        assert host.daemon.stop() == 0
+    for lease in (pair.store_dir / "subnets").iterdir():
+        lease.unlink()
+    pair.write_config({"Network": str(NETWORK), "Backend": {"Type": "udp"}})
+    for host in pair.nodes:
+        pair.reserve(host.subnet, host.public_ip)
+    pair.start_daemons()
+    wait_for_ping(one.container, two.container.address)
+    left = [line for line in bed.routes(one) if not line.startswith("unreachable")]
+    assert left == [f"{NETWORK} dev flannel0"]
+    assert fetch(one.daemon.run_dir)["peers"][0]["rx_packets"] > 0
+
+
 def test_cleanup_finds_a_device_that_has_no_route() -> None:
     with Cluster(nodes=1, backend={"Type": "vxlan"}) as cluster:
         one = cluster.nodes[0]

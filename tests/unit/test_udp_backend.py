@@ -51,6 +51,9 @@ class Paper:
     async def ensure_unreachable(self, dst: IPv4Network) -> bool:
         return self.act(f"unreachable {dst}")
 
+    async def our_routes(self) -> list[Any]:
+        return []
+
     async def ensure_link(self, _name: str, *, mtu: int, **_: object) -> bool:
         return self.act(f"link mtu {mtu}")
 

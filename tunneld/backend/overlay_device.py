@@ -87,6 +87,20 @@ class OverlayDevice:
         changed = await self._rtnl.ensure_unreachable(self._network)
         return await self._rtnl.ensure_unreachable(self._subnet) or changed
 
+    async def clear(self) -> int:
+        """Remove our routes of another backend's life: a peer's /24 would outrank the device's.
+
+        Returns:
+            How many there were.
+        """
+        stale = [
+            route
+            for route in await self._rtnl.our_routes()
+            if route.dst.subnet_of(self._network)
+            and not (route.unreachable and route.dst in {self._network, self._subnet})
+        ]
+        return sum([await self._rtnl.remove_route(route) for route in stale])
+
     async def open(self, mtu: int) -> None:
         """Make the device, up, with address and route.
 

@@ -101,6 +101,8 @@ class UdpBackend:
                 queues=self._path.wanted.queues,
             )
             await self._device.block()
+            if stale := await self._device.clear():
+                log.info("routes of an earlier backend removed", extra=fields(routes=stale))
             await self._device.open(self._mtu)
             # After the device: its address is our own too.
             self._own_addresses = await self._read_own_addresses()
