@@ -20,6 +20,12 @@ log = logging.getLogger(__name__)
 EVERY_S = 20.0
 """How often this host says that it lives."""
 
+_FIRST_S = 2.5
+"""Pause after the first time; each further one is twice as long, up to `EVERY_S`.
+
+Two hosts that start together are named within seconds: a claim that was prolonged twice is alive.
+"""
+
 
 class HostGuard:
     """Tells and is told; it changes nothing, because it cannot know which of two hosts is right.
@@ -44,6 +50,7 @@ class HostGuard:
         if not isinstance(store, HostStore):
             await asyncio.Event().wait()
             return
+        pause = _FIRST_S
         while True:
             public_ip = self._public_ip()
             try:
@@ -54,7 +61,8 @@ class HostGuard:
                     self._told = str(error)
                     pair = fields(public_ip=public_ip, error=error)
                     log.info("cannot look for other hosts with our public IP", extra=pair)
-            await asyncio.sleep(EVERY_S)
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, EVERY_S)
 
     def _take(self, public_ip: IPv4Address, doubles: tuple[str, ...]) -> None:
         before, self.doubles = self.doubles, doubles

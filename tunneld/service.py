@@ -15,7 +15,7 @@ from tunneld.errors import TunneldError
 from tunneld.host_guard import HostGuard
 from tunneld.observe.log import fields
 from tunneld.observe.notify import notify
-from tunneld.store import Deleted, Listed, Put
+from tunneld.store import Deleted, Listed, Put, RecallingStore
 from tunneld.subnet_map import Change
 from tunneld.supervise import Backoff, supervise
 
@@ -186,6 +186,10 @@ class Service:
     async def _follow_store(self) -> None:
         if self.parts.cached and not self._confirmed.is_set():
             await self.parts.cached.confirm()
+            if isinstance(self.parts.store, RecallingStore):
+                self.parts.store.recall(
+                    self.parts.cached.peers, self.parts.keeper.held.entry.mod_revision
+                )
             self.parts.keeper.confirm()
             self._confirmed.set()
         # Closed also when we fail: a restart must not leave a second watch behind.
@@ -238,6 +242,10 @@ class Service:
         while True:
             await self._peers_changed.wait()
             self._peers_changed.clear()
+            if not self._listed:
+                # Before the first listing an empty list is what we do not know, not what is so:
+                # published, it would take the routes that an earlier daemon has left working.
+                continue
             try:
                 peers = self.parts.subnet_map.peers
                 await self.parts.backend.apply(peers)
@@ -245,7 +253,7 @@ class Service:
             except BaseException:
                 self._peers_changed.set()
                 raise
-            if self._listed and not self.ready:
+            if not self.ready:
                 self.ready = True
                 log.info("ready", extra=fields(peers=len(self.parts.subnet_map.peers)))
                 notify("READY=1", f"STATUS=forwarding {self.parts.keeper.held.lease.subnet}")

@@ -59,6 +59,7 @@ def test_two_nodes_reach_each_other(cluster: Cluster, rung: str) -> None:
         "subnet": "100.96.1.0/24",
         "public_ip": "10.168.0.2",
         "expires_in_s": None,
+        "put_again": 0,
     }
     (peer,) = document["peers"]
     assert (peer["subnet"], peer["public_ip"]) == ("100.96.2.0/24", "10.168.0.3")

@@ -91,3 +91,23 @@ def test_a_key_that_is_put_again_in_the_same_answer_is_there(mirror: Mirror) -> 
     batch: list[Put | Deleted] = [Deleted("1"), Put(entry(1, 101))]
     assert mirror.changed(batch, 101, 1.0) == [Put(entry(1, 101))]
     assert mirror.changed([Put(entry(1, 102)), Deleted("1")], 102, 1.0) == [Deleted("1")]
+
+
+def test_what_an_earlier_daemon_has_seen_is_guarded_too() -> None:
+    mirror = Mirror({"0"}, GRACE)
+    mirror.recall([entry(number) for number in range(1, 6)], 90)
+    assert keys(mirror.listed(listing(0, 1), 1.0)) == set(range(6))
+    assert keys(mirror.listed(listing(0, 1), 1.0 + GRACE)) == {0, 1}
+
+
+def test_a_few_that_went_while_we_were_down_go_at_once() -> None:
+    mirror = Mirror({"0"}, GRACE)
+    mirror.recall([entry(number) for number in range(1, 6)], 90)
+    assert keys(mirror.listed(listing(0, 1, 2, 3, 4), 1.0)) == set(range(5))
+
+
+def test_a_history_that_ends_before_what_an_earlier_daemon_has_seen_is_another() -> None:
+    mirror = Mirror({"0"}, GRACE)
+    mirror.recall([entry(1)], 101)
+    assert keys(mirror.listed(listing(0), 1.0)) == {0, 1}
+    assert keys(mirror.listed(listing(0), 1.0 + GRACE)) == {0}

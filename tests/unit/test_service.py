@@ -22,6 +22,7 @@ from tunneld.lease_keeper import LeaseKeeper
 from tunneld.link.masquerade import Wanted
 from tunneld.link.underlay import Underlay
 from tunneld.service import Parts, Service
+from tunneld.store import StoreEvent
 from tunneld.subnet_map import SubnetMap
 
 NETWORK, SUBNET = IPv4Network("100.96.0.0/16"), IPv4Network("100.96.1.0/24")
@@ -190,6 +191,32 @@ async def test_a_new_public_ip_is_announced(bed: Bed) -> None:
         bed.kernel.put_nowait("link")
         await until(lambda: b"10.168.0.9" in bed.store.entries["100.96.1.0-24"].value)
         await until(lambda: bed.service.parts.keeper.announced)
+
+
+async def test_nothing_is_published_before_the_first_listing(bed: Bed) -> None:
+    """An empty list would take the routes that the daemon before us has left in the kernel."""
+    listing = asyncio.Event()
+
+    async def late() -> AsyncIterator[StoreEvent]:
+        await listing.wait()
+        async for event in watch():
+            yield event
+
+    watch = bed.store.watch
+    bed.store.watch = late  # type: ignore[method-assign]
+    bed.peer(2)
+    moved = IPv4Address("10.168.0.9")
+    bed.underlay = replace(UNDERLAY, address=moved, public_ip=moved)
+    async with bed.running():
+        await until(lambda: bed.backend.ensured and not bed.service.no_underlay)
+        assert bed.service.parts.keeper.held.lease.public_ip == moved
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert bed.backend.applied == []
+        assert not bed.service.ready
+        listing.set()
+        await until(lambda: bed.service.ready)
+        assert bed.backend.applied == [["100.96.2.0/24"]]
 
 
 async def test_a_lost_lease_ends_the_service(bed: Bed) -> None:

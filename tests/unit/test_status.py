@@ -59,7 +59,7 @@ class FakeBackend:
 def parts() -> Parts:
     fake = SimpleNamespace(
         backend=FakeBackend(),
-        keeper=SimpleNamespace(held=SimpleNamespace(lease=OWN), expires_in=86399.9996),
+        keeper=SimpleNamespace(held=SimpleNamespace(lease=OWN), expires_in=86399.9996, put_again=0),
         subnet_map=SimpleNamespace(peers=(PEER,)),
         rules=SimpleNamespace(status=lambda: RULES, repairs={"firewall_rules": 1}),
     )
@@ -105,7 +105,7 @@ def test_the_document_has_exactly_the_contracts_keys() -> None:
             "repairs": {"device": None, "firewall_rules": None},
             "skipped": {"100.96.9.0/24": None},
         },
-        "lease": {"subnet": None, "public_ip": None, "expires_in_s": None},
+        "lease": dict.fromkeys(("subnet", "public_ip", "expires_in_s", "put_again")),
         "store": {"url": None, "state": None, "last_sync_s": None},
         "rules": dict.fromkeys(NO_RULES) | {"tools": [None, None]},
         "peers": [
@@ -128,6 +128,7 @@ def test_the_document_has_exactly_the_contracts_keys() -> None:
         "subnet": "100.96.1.0/24",
         "public_ip": "10.168.0.2",
         "expires_in_s": 86400.0,
+        "put_again": 0,
     }
     assert found["peers"][0]["rx_bytes"] == 200
     assert found["store"]["last_sync_s"] == pytest.approx(2, abs=1)

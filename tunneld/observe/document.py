@@ -91,12 +91,13 @@ def _backend(backend: Backend | None, rules: HostRules | None) -> dict[str, obje
 
 def _lease(keeper: LeaseKeeper | None) -> dict[str, object]:
     if keeper is None:
-        return {"subnet": None, "public_ip": None, "expires_in_s": None}
+        return {"subnet": None, "public_ip": None, "expires_in_s": None, "put_again": 0}
     lease, left = keeper.held.lease, keeper.expires_in
     return {
         "subnet": str(lease.subnet),
         "public_ip": str(lease.public_ip),
         "expires_in_s": None if left is None else round(left, 3),
+        "put_again": keeper.put_again,
     }
 
 

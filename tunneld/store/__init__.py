@@ -11,7 +11,7 @@ Both implementations (etcd and the file store) promise the same things:
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass
 from ipaddress import IPv4Address
 from typing import Protocol, runtime_checkable
@@ -97,6 +97,20 @@ class HostStore(Protocol):
 
         Raises:
             StoreUnavailableError: the store does not answer, or permits no such keys.
+        """
+        ...
+
+
+@runtime_checkable
+class RecallingStore(Protocol):
+    """A store that guards against losing most peers at once: etcd."""
+
+    def recall(self, peers: Iterable[Entry], revision: int) -> None:
+        """Have the next `watch` guard these peers too: an earlier daemon has seen them.
+
+        Args:
+            peers: as that daemon knew them.
+            revision: of the store, which it has reached at least.
         """
         ...
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Iterable
 from ipaddress import IPv4Address
 from typing import TypeVar
 
@@ -54,6 +54,7 @@ class EtcdStore:
         self._keys = Keys(options.prefix, Grants())
         self._hosts = Hosts(options.prefix, identity)
         self._watches: set[Watch] = set()
+        self._recalled: tuple[tuple[Entry, ...], int] = (), 0
         self._health = StoreHealth("connecting", None)
         self._closed = False
 
@@ -100,6 +101,9 @@ class EtcdStore:
             failed=self._unreached,
             timing=self._timing,
         )
+        watch.recall(*self._recalled)
+        # Once only: what a later watch finds gone has been gone for long.
+        self._recalled = (), 0
         self._watches.add(watch)
         try:
             async with contextlib.aclosing(watch.events()) as events:
@@ -107,6 +111,10 @@ class EtcdStore:
                     yield event
         finally:
             self._watches.discard(watch)
+
+    def recall(self, peers: Iterable[Entry], revision: int) -> None:
+        """Have the next `watch` guard these peers too, see `RecallingStore`."""
+        self._recalled = tuple(peers), revision
 
     async def create(self, key: str, value: bytes, ttl: float) -> Entry | None:
         """Grant a lease of `ttl` seconds and put `key` if it does not exist; None when it does.

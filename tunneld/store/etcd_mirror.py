@@ -52,7 +52,17 @@ class Mirror:
 
     def is_other(self, cluster: int, revision: int) -> bool:
         """Tell whether a store in this state has another history than the one we followed."""
-        return self._cluster != 0 and (cluster != self._cluster or revision < self._revision)
+        return self._cluster not in (0, cluster) or revision < self._revision
+
+    def recall(self, entries: Iterable[Entry], revision: int) -> None:
+        """Take what an earlier daemon has seen for known; before the first listing.
+
+        Args:
+            entries: its peers.
+            revision: of the store, which it has reached at least.
+        """
+        self._known = {entry.key: entry for entry in entries}
+        self._revision = revision
 
     def due(self, now: float) -> float | None:
         """Return the seconds until kept entries must be looked at again; None: there are none."""

@@ -11,11 +11,11 @@ import contextlib
 import random
 import threading
 import time
-from collections.abc import AsyncGenerator, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from tunneld.store import Deleted, Put, StoreEvent, StoreUnavailableError
+from tunneld.store import Deleted, Entry, Put, StoreEvent, StoreUnavailableError
 from tunneld.store.etcd_client import Connection, EtcdClient
 from tunneld.store.etcd_errors import understand
 from tunneld.store.etcd_keys import Keys, Listing
@@ -161,6 +161,10 @@ class Watch:
         self._timing = timing
         self._mirror = Mirror(keys.grants.leases, timing.grace)
         self._stopped = asyncio.Event()
+
+    def recall(self, entries: Iterable[Entry], revision: int) -> None:
+        """Guard entries that an earlier daemon has seen; before `events`."""
+        self._mirror.recall(entries, revision)
 
     def stop(self) -> None:
         """End `events` soon; idempotent."""
