@@ -24,10 +24,10 @@ KERNEL = "kernel"
 """The top rung, which no dataplane of ours runs: `backend/udp_kernel.py` has the kernel do it."""
 
 SPIN_US = 100
-"""Longer than a quick answer takes to come back, shorter than anybody notices on an idle machine."""
+"""Longer than a quick answer takes, shorter than anybody notices on an idle machine."""
 
 CORES_FOR_TWO = 3
-"""Cores that a queue needs to itself before a second thread may pay: with two, the other one is busy
+"""Cores that a queue needs to itself before a second thread may pay: with two, the other is busy
 with the containers and the kernel's share of the path. Measured on two cores, one thread moves as
 much or more than two in each setting, with 10 % less CPU (README.md, "One thread or two")."""
 
