@@ -14,8 +14,8 @@ from tunneld.lab.iperf import tcp
 
 WINDOW_S = 30.0
 WINDOWS = 3
-TIMERS_PER_S = 1 / PERIOD_S + 1 / 5 + 1 / 30
-"""The path MTU check, the file store's look at its directories, the comparison with the kernel."""
+TIMERS_PER_S = 1 / PERIOD_S + 1 / 5 + 1 / 5 + 1 / 30
+"""Path MTU, the file store's look at its directories, firewall rules, comparison with the kernel."""
 
 SLACK = 1.2
 CPU_SHARE = 0.002
