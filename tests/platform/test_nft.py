@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import socket
 import subprocess
-from ipaddress import IPv4Network
+from ipaddress import IPv4Address, IPv4Network
 
 import pytest
 
 from tests.platform.apart import apart
-from tunneld.backend import udp_kernel_rules
+from tunneld.backend import BackendOptions, udp_kernel, udp_kernel_rules
 from tunneld.errors import StartError
 from tunneld.link import nft
+from tunneld.link.rtnl import Rtnl
 
 NAME = "tunneld_test"
 BODY = """counter seen {
@@ -148,3 +150,38 @@ async def test_the_rules_of_the_kernel_dataplane_are_taken() -> None:
         "drop_spoofed_source",
         "drop_foreign_destination",
     }
+
+
+@apart
+async def test_a_flushed_ruleset_is_noticed_long_before_the_next_comparison(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(udp_kernel, "RULES_S", 1e6)
+    options = BackendOptions(
+        network=IPv4Network("100.96.0.0/16"),
+        port=8285,
+        mtu=None,
+        dataplane="kernel",
+        threads="auto",
+        source_check="peer",
+        allow_sources=(),
+        on_failure=lambda _error: None,
+    )
+    backend = udp_kernel.UdpKernelBackend(options, Rtnl())
+    rules = udp_kernel_rules.Rules(options, IPv4Network("100.96.1.0/24"))
+    await rules.ensure()
+    await rules.admit({IPv4Address("10.168.0.3")})
+    async with asyncio.timeout(10):
+        # What we wrote ourselves is looked at once, and found right.
+        watch = asyncio.create_task(backend._watch_rules(rules))
+        while rules.touched():  # noqa: ASYNC110 - the kernel's state
+            await asyncio.sleep(0.01)
+        command("flush", "ruleset")
+        assert rules.touched()
+        while not backend.status().repairs:  # noqa: ASYNC110 - a state of the code under test
+            await asyncio.sleep(0.01)
+    watch.cancel()
+    table = await nft.read(udp_kernel_rules.TABLE)
+    assert table
+    assert table.sets["peers"] == {"10.168.0.3"}
+    assert backend.status().repairs == {"rules": 1}

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
+from functools import partial
 from ipaddress import IPv4Address
 from typing import TYPE_CHECKING
 
@@ -40,7 +41,10 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 RULES_S = 5.0
-"""How often the nft table is compared and its counters are read: netlink tells nothing of it."""
+"""How often the nft table is compared and its counters are read although nobody touched it."""
+
+LOOK_S = 0.25
+"""How often the kernel is asked whether somebody did: a flushed table is a tunnel without guard."""
 
 _ANY_ADDRESS = "0.0.0.0"  # noqa: S104 - tried because fou has no address of its own
 
@@ -111,12 +115,12 @@ class UdpKernelBackend:
         async with self._lock:
             self._own = own
             await self._block(own)
-            self._rules = Rules(self._options, own.subnet)
-            await self._rules.ensure()
+            rules = self._rules = Rules(self._options, own.subnet)
+            await rules.ensure()
             await self._fou.ensure(self._options.port)
             self._devices = Devices(self._bulk, own.subnet.network_address)
             self._forwarding = True
-        watch = supervise("rules of the kernel dataplane", self._watch_rules)
+        watch = supervise("rules of the kernel dataplane", partial(self._watch_rules, rules))
         self._watch = asyncio.get_running_loop().create_task(watch)
 
     async def apply(self, peers: Sequence[Lease]) -> None:
@@ -238,11 +242,16 @@ class UdpKernelBackend:
         # A new device lacks its routes by nature.
         return repaired or (["route"] if routes else [])
 
-    async def _watch_rules(self) -> None:
+    async def _watch_rules(self, rules: Rules) -> None:
+        loop = asyncio.get_running_loop()
+        compared = loop.time()
         while True:
-            await asyncio.sleep(RULES_S)
+            await asyncio.sleep(LOOK_S)
+            if not rules.touched() and loop.time() - compared < RULES_S:
+                continue
+            compared = loop.time()
             async with self._lock:
-                if self._rules is not None and await self._rules.ensure():
+                if await rules.ensure():
                     self._repaired("rules")
 
     def _repaired(self, kind: str) -> None:

@@ -10,10 +10,11 @@ lie in the own lease, which also ends loops and relaying. Counters bear the name
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from ipaddress import IPv4Address, IPv4Network
 from typing import TYPE_CHECKING
 
-from tunneld.link import ipip, nft
+from tunneld.link import ipip, nft, nft_socket
 
 if TYPE_CHECKING:
     from tunneld.backend import BackendOptions
@@ -84,6 +85,17 @@ class Rules:
         self._body = body(options.port, subnet)
         self._admitted: frozenset[str] | None = None
         self._there: frozenset[str] = frozenset()
+        self._generation: int | None = None
+
+    def touched(self) -> bool:
+        """Tell whether anybody has written a rule since the last `ensure`; costs next to nothing.
+
+        False where the kernel does not say.
+        """
+        try:
+            return nft_socket.generation() != self._generation
+        except OSError:
+            return False
 
     async def ensure(self) -> bool:
         """Have the table with its peers, and read the counters; True: something was not right.
@@ -91,6 +103,9 @@ class Rules:
         Raises:
             StartError: nft refuses.
         """
+        # Before looking: what others write meanwhile is seen the next time.
+        with suppress(OSError):
+            self._generation = nft_socket.generation()
         changed = await nft.ensure(TABLE, self._body)
         found = await nft.read(TABLE)
         if found is None:
