@@ -17,6 +17,7 @@ COMMANDS = {
     "repair": ("repair", "outage after the device was deleted, the daemon killed, the link down"),
     "tables": ("tables", "500 peers of the vxlan backend come, stay over a restart, leave"),
     "lookup": ("lookup", "nanoseconds per route lookup with 10 and with 10,000 peers"),
+    "etcd": ("etcd_events", "a lease in etcd becomes a route; 10,000 leases listed again"),
     "syscalls": ("syscalls", "system calls per packet at TCP saturation, by tracepoints"),
 }
 """Command -> module of this package with a `main(arguments)`, and what it does."""
@@ -29,6 +30,8 @@ def usage() -> str:
     lines = ["usage: python -m bench COMMAND [ARGUMENTS]   (--help after COMMAND tells more)", ""]
     lines += [f"  {name:8} {text}" for name, (_, text) in COMMANDS.items()]
     lines += [f"  {QUICK:8} the headline in under 90 seconds: udp against kernel VXLAN"]
+    lines += ["", "example:", "  python -m bench run --contender udp vxlan --json r.json"]
+    lines += ["  python -m bench report r.json -o report.html"]
     return "\n".join(lines)
 
 
@@ -41,6 +44,8 @@ def main(arguments: list[str]) -> int:
     else:
         asked = arguments[:1] in (["-h"], ["--help"])
         print(usage(), file=sys.stdout if asked else sys.stderr)
+        if arguments and not asked:
+            print(f"\nbench: no command {arguments[0]!r}", file=sys.stderr)
         return 0 if asked else 2
     try:
         return int(importlib.import_module(f"bench.{module}").main(arguments[1:]))

@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bench import noise
 from bench.machine import machine, machine_line
 from bench.stats import Spread
 from tunneld.lab import netns, process
@@ -176,7 +177,10 @@ def udp(
         argv = [str(udpgen()), "send", *where]
         with meter or contextlib.nullcontext():
             sent = json.loads(sender.run(argv, timeout=seconds + GRACE_S).stdout)
-        got = json.loads(counter.stdout.readline() if counter.stdout else "{}")
+        line = counter.stdout.readline() if counter.stdout else ""
+    if not line:
+        raise process.CommandError("udpgen: recv ended without a result")
+    got = json.loads(line)
     return UdpResult(
         kpps=got["received"] / sent["seconds"] / 1e3,
         offered_kpps=sent["sent"] / sent["seconds"] / 1e3,
@@ -194,17 +198,10 @@ def say(text: str) -> None:
     print(f"[{time.strftime('%H:%M:%S')}] {text}", file=sys.stderr, flush=True)
 
 
-def busy_share(seconds: float = 1.0) -> float:
-    """Return which share of the machine is at work while we do nothing, 0..1."""
-    before, began = cpu_seconds(), time.monotonic()
-    time.sleep(seconds)
-    return (cpu_seconds() - before) / ((time.monotonic() - began) * (os.cpu_count() or 1))
-
-
 def warn_if_busy() -> None:
     """Tell the user when others use this machine: figures of CPU then count their work too."""
-    share = busy_share()
-    if share > 0.05:
+    share = noise.busy_share(1.0)
+    if share > noise.LIMIT:
         say(f"warning: {share:.0%} of this machine is busy already; figures will be off")
 
 

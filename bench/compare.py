@@ -199,6 +199,9 @@ def _notes(before: Document, after: Document) -> list[str]:
         rounds = len({run["round"] for run in document["runs"]})
         if rounds < ENOUGH_ROUNDS:
             notes.append(f"{name}: {rounds} round(s) only; some figures will differ by chance")
+        failed = len(document.get("failures", []))
+        if failed:
+            notes.append(f"{name}: {failed} run(s) failed; a contender that fails is not measured")
         noisy = sum(not run["quiet"] for run in document["runs"])
         if noisy:
             notes.append(f"{name}: {noisy} of {len(document['runs'])} runs were disturbed")

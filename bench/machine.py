@@ -49,11 +49,11 @@ def machine_line(what: Mapping[str, Any] | None = None) -> str:
     Args:
         what: a description out of a result file; None: of this machine, today.
     """
-    what = machine() if what is None else what
-    return (
-        f"{what['date']}, {what['cpus']} x {what['cpu']}, Linux {what['kernel']},"
-        f" Python {what['python']}"
+    told = machine() if what is None else what
+    date, cpus, cpu, kernel, python = (
+        told.get(key, "?") for key in ("date", "cpus", "cpu", "kernel", "python")
     )
+    return f"{date}, {cpus} x {cpu}, Linux {kernel}, Python {python}"
 
 
 def underlay(cluster: Cluster) -> dict[str, Any]:

@@ -24,6 +24,7 @@ absent. A file belongs to one setting and grows only by whole runs: what is in i
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -45,6 +46,14 @@ _RUN_KEYS: Mapping[str, type | tuple[type, ...]] = {
     "quiet": bool,
 }
 _KEYS: Mapping[str, type] = {"machine": dict, "setting": str, "runs": list}
+_MAY: Mapping[str, type] = {
+    "plan": dict,
+    "contenders": dict,
+    "skipped": dict,
+    "failures": list,
+    "continued_by": list,
+}
+_RUN_MAY: Mapping[str, type] = {"histograms": dict, "sources": dict, "noise": dict, "traced": dict}
 
 
 def load(path: str | Path) -> Document:
@@ -87,6 +96,7 @@ def validate(document: object, source: str) -> None:
             f"is {document['schema']!r}, this version reads {SCHEMA}", source=source, field="schema"
         )
     _check_keys(document, _KEYS, source, "")
+    _check_rest(document, source)
     if document["setting"] not in SETTINGS:
         known = ", ".join(SETTINGS)
         raise ConfigError(
@@ -98,7 +108,13 @@ def validate(document: object, source: str) -> None:
         if not isinstance(run, dict):
             raise ConfigError("is no object", source=source, field=where)
         _check_keys(run, _RUN_KEYS, source, f"{where}.")
+        _check_keys(run, _there(run, _RUN_MAY), source, f"{where}.")
         _check_metrics(run["metrics"], source, f"{where}.metrics")
+        _check_metrics(run.get("noise", {}), source, f"{where}.noise")
+        for name, points in run.get("histograms", {}).items():
+            if not isinstance(points, list) or not all(map(_is_point, points)):
+                place = f"{where}.histograms.{name}"
+                raise ConfigError("is no list of [bound, count]", source=source, field=place)
         if (key := key_of(run)) in seen:
             raise ConfigError(f"is there twice: {key}", source=source, field=where)
         seen.add(key)
@@ -120,9 +136,34 @@ def _check_keys(
             )
 
 
+def _there(document: Mapping[str, Any], keys: Mapping[str, type]) -> dict[str, type]:
+    return {key: kind for key, kind in keys.items() if key in document}
+
+
+def _check_rest(document: Document, source: str) -> None:
+    """Check what may be absent, as far as a reader would stumble over it."""
+    _check_keys(document, _there(document, _MAY), source, "")
+    for name, told in document.get("contenders", {}).items():
+        where = f"contenders.{name}"
+        if not isinstance(told, dict):
+            raise ConfigError("is no object", source=source, field=where)
+        _check_keys(told, _there(told, {"command_lines": list}), source, f"{where}.")
+    for number, entry in enumerate(document.get("failures", [])):
+        if not isinstance(entry, dict):
+            raise ConfigError("is no object", source=source, field=f"failures[{number}]")
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _is_point(value: object) -> bool:
+    return isinstance(value, list) and len(value) == 2 and all(map(_is_number, value))
+
+
 def _check_metrics(metrics: Mapping[str, object], source: str, where: str) -> None:
     for name, value in metrics.items():
-        if not isinstance(value, int | float) or isinstance(value, bool):
+        if not _is_number(value):
             raise ConfigError(f"is no number: {value!r}", source=source, field=f"{where}.{name}")
 
 

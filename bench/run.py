@@ -105,8 +105,10 @@ def _alone(path: Path) -> Iterator[None]:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise StartError(f"another benchmark writes {path}", remedy="wait for it") from None
-        yield
-        lock.unlink(missing_ok=True)
+        try:
+            yield
+        finally:
+            lock.unlink(missing_ok=True)
     finally:
         os.close(descriptor)
 
@@ -144,21 +146,22 @@ def parser(prog: str, text: str | None, example: str) -> argparse.ArgumentParser
 
 
 def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError("must be at least 1")
-    return value
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number, at least 1: {text!r}")
+    return int(text)
 
 
 def main(
     arguments: Sequence[str],
     *,
     prog: str = "python -m bench run",
+    text: str | None = __doc__,
+    example: str = EXAMPLE,
     wanted: Sequence[str] = ("udp", "vxlan", "direct"),
     loads: Sequence[str] = tuple(workloads.WORKLOADS),
 ) -> int:
     """Measure and print tables; exit code 1 when a run failed."""
-    made = parser(prog, __doc__, EXAMPLE)
+    made = parser(prog, text, example)
     made.add_argument("--contender", nargs="+", default=list(wanted), metavar="NAME")
     made.add_argument("--workload", nargs="+", default=list(loads), metavar="NAME")
     made.add_argument("--setting", choices=SETTINGS, default="sgro")

@@ -119,6 +119,7 @@ def test_what_fails_now_is_worse_and_what_was_left_out_is_a_note() -> None:
     assert found.failed == ["udp, tcp4"]
     assert found.exit_code == 1
     assert "only before: udp-gso, tcp4" in found.notes
+    assert any(note.startswith("after: 1 run(s) failed") for note in found.notes)
 
 
 def test_another_machine_few_rounds_and_noise_are_noted() -> None:

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from bench import bars, contenders, quick, results, show, workloads
+from bench import bars, contenders, quick, results, run, show, workloads
 from bench.__main__ import COMMANDS, main
 from bench.results import Document
-from tunneld.errors import ConfigError
+from tunneld.errors import ConfigError, StartError
 
 MACHINE = {"date": "2026-11-21", "cpu": "X", "cpus": 2, "kernel": "6.18", "python": "3.11"}
 
@@ -102,6 +102,35 @@ def test_file_that_is_none_is_told(tmp_path: Path) -> None:
     path.write_text("{")
     with pytest.raises(ConfigError, match="is no JSON"):
         results.load(path)
+
+
+@pytest.mark.parametrize(
+    ("where", "value", "field"),
+    [
+        ("", {"plan": [1]}, "plan"),
+        ("", {"failures": None}, "failures"),
+        ("", {"failures": [1]}, r"failures\[0\]"),
+        ("", {"contenders": {"udp": 1}}, "contenders.udp"),
+        ("", {"contenders": {"udp": {"command_lines": 5}}}, "contenders.udp.command_lines"),
+        ("run", {"histograms": []}, r"runs\[0\].histograms"),
+        ("run", {"histograms": {"rtt_us": [[1]]}}, r"runs\[0\].histograms.rtt_us"),
+        ("run", {"noise": {"before": "much"}}, r"runs\[0\].noise.before"),
+        ("run", {"metrics": {"gbps": float("nan")}}, r"runs\[0\].metrics.gbps"),
+    ],
+)
+def test_what_may_be_absent_is_checked_where_it_is_there(
+    where: str, value: dict[str, Any], field: str
+) -> None:
+    made = document()
+    (made["runs"][0] if where else made).update(value)
+    with pytest.raises(ConfigError, match=f"^file, {field}: "):
+        results.validate(made, "file")
+
+
+def test_machine_that_tells_nothing_is_no_traceback() -> None:
+    made = document() | {"machine": {}}
+    results.validate(made, "file")
+    assert "? x ?, Linux ?" in bars.footer([made])
 
 
 def test_more_keys_than_the_schema_has_are_fine() -> None:
@@ -215,7 +244,28 @@ def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]
 
 def test_wrong_command_shows_what_there_is(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["fly"]) == 2
-    assert "compare" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "compare" in said
+    assert said.endswith("bench: no command 'fly'\n")
+    assert main(["--help"]) == 0
+    assert "example:\n  python -m bench run" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("count", ["0", "-1", "x", "1.5"])
+def test_wrong_count_is_told_in_words(count: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["run", f"--rounds={count}"])
+    assert ended.value.code == 2
+    assert f"must be a whole number, at least 1: '{count}'" in capsys.readouterr().err
+
+
+def test_result_file_is_locked_and_no_lock_is_left_after_ctrl_c(tmp_path: Path) -> None:
+    lock = run._alone(tmp_path / "r.json")
+    lock.__enter__()
+    with pytest.raises(StartError, match="another benchmark"):
+        run._alone(tmp_path / "r.json").__enter__()
+    assert not lock.__exit__(KeyboardInterrupt, KeyboardInterrupt(), None)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_wrong_file_is_one_line_and_no_traceback(
