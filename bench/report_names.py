@@ -44,7 +44,7 @@ CONTENDERS = (
     Contender(
         "udp-offload-2", "offload \N{MULTIPLICATION SIGN}2", "the same, one thread per direction"
     ),
-    Contender("udp", "auto", "the daemon as it comes: offload, one thread or two by load"),
+    Contender("udp", "auto", "the daemon as it comes: offload, as many threads as pay"),
     Contender("udp-kernel", "kernel", "the same bytes from the kernel (ipip + fou)", "kernel"),
     Contender("vxlan", "VXLAN", "kernel VXLAN: the yardstick", "kernel"),
     Contender("direct", "direct", "host-gw: routes and no tunnel", "kernel"),
