@@ -32,12 +32,7 @@ def etcd(cluster: Cluster) -> Iterator[EtcdServer]:
         server.ctl("put", f"{PREFIX}/config", CONFIG)
         for host in cluster.nodes:
             # So that each gets the subnet that the lab has given its containers.
-            host.daemon.subnet_file.write_text(
-                f"FLANNEL_NETWORK=100.96.0.0/16\nFLANNEL_SUBNET={host.subnet[1]}/24\n"
-            )
-            argv = host.daemon.argv
-            argv[argv.index("--store") + 1] = "etcd:"
-            argv += ["--etcd-endpoints", server.url]
+            host.daemon.use_etcd(server.url, host.subnet)
         yield server
 
 

@@ -16,6 +16,7 @@ from tunneld.observe import status
 if TYPE_CHECKING:
     import subprocess
     from collections.abc import Sequence
+    from ipaddress import IPv4Network
 
     from tunneld.lab.netns import Node
 
@@ -85,6 +86,18 @@ class Daemon:
                 stdout=log,
                 env=environment,
             )
+
+    def use_etcd(self, url: str, hint: IPv4Network) -> None:
+        """Have the next `start` use an etcd in place of the store.
+
+        Args:
+            url: as `--etcd-endpoints` takes it.
+            hint: the subnet that it shall ask for, as that of a run before.
+        """
+        self.argv[self.argv.index("--store") + 1] = "etcd:"
+        self.argv += ["--etcd-endpoints", url]
+        text = f"FLANNEL_NETWORK={hint.supernet(new_prefix=16)}\nFLANNEL_SUBNET={hint[1]}/24\n"
+        self.subnet_file.write_text(text)
 
     def wait_ready(self, timeout: float = 30.0) -> None:
         """Wait for READY=1, which the daemon sends when it forwards and subnet.env is written.

@@ -243,20 +243,32 @@ class EtcdServer:
 
 
 class EtcdCluster:
-    """Several members on loopback; `with` starts and ends them.
+    """Several members on one address; `with` starts and ends them.
 
     Args:
         directory: holds everything.
         size: how many members.
         args: further flags of etcd, for all.
+        host: address that they listen on.
+        node: where they run; None: here.
 
     Attributes:
         members: the servers.
     """
 
-    def __init__(self, directory: Path, size: int = 3, args: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        size: int = 3,
+        args: Sequence[str] = (),
+        *,
+        host: str = "127.0.0.1",
+        node: Node | None = None,
+    ) -> None:
         names = [f"member{number}" for number in range(1, size + 1)]
-        self.members = [EtcdServer(directory, name=name, args=args) for name in names]
+        self.members = [
+            EtcdServer(directory, name=name, host=host, node=node, args=args) for name in names
+        ]
         cluster = ",".join(member.cluster for member in self.members)
         for member in self.members:
             member.cluster = cluster
