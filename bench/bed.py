@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
@@ -103,12 +104,14 @@ class LabBed:
             raise RuntimeError("no contender is up")
         number, _, name = step
         before, waited = wait_for_quiet(self._wait_s)
+        began = round(time.time(), 1)
         meter, foreign = Meter(item), Foreign.now(item.pids())
         outcome = self._load(name, seconds, meter)
         used, stolen = foreign.shares(Foreign.now(item.pids()))
         noise = Noise(before, used, stolen, waited)
         run = self._run(item, name, outcome, meter)
         run["quiet"], run["noise"] = noise.quiet, noise.as_dict()
+        run["began"] = began
         if self._tracer is not None and number == 1 and item.pids():
             self._trace(item, name, run)
         return run

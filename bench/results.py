@@ -13,6 +13,7 @@
                "histograms": {"rtt_us": [[upper bound, count], ...]},   pingpong only
                "sources": {"syscalls_per_packet": "counters of tunneld"},
                "traced": {"source", "syscalls_per_packet", ...},        round 1: the cross-check
+               "began": 1763712000.0,                                   seconds since 1970
                "noise": {"before", "foreign", "stolen", "waited_s"},    see bench/noise.py
                "said": "5.60 Gb/s, 2.50 s/GB"}],
      "continued_by": [{"date", "tunneld", "commit"}]}                   versions that went on later
@@ -53,7 +54,13 @@ _MAY: Mapping[str, type] = {
     "failures": list,
     "continued_by": list,
 }
-_RUN_MAY: Mapping[str, type] = {"histograms": dict, "sources": dict, "noise": dict, "traced": dict}
+_RUN_MAY: Mapping[str, type | tuple[type, ...]] = {
+    "histograms": dict,
+    "sources": dict,
+    "noise": dict,
+    "traced": dict,
+    "began": (int, float),
+}
 
 
 def load(path: str | Path) -> Document:
@@ -136,7 +143,9 @@ def _check_keys(
             )
 
 
-def _there(document: Mapping[str, Any], keys: Mapping[str, type]) -> dict[str, type]:
+def _there(
+    document: Mapping[str, Any], keys: Mapping[str, type | tuple[type, ...]]
+) -> dict[str, type | tuple[type, ...]]:
     return {key: kind for key, kind in keys.items() if key in document}
 
 

@@ -6,6 +6,7 @@ All pure. A ratio compares only runs of one round: the machine's mood changes fr
 
 from __future__ import annotations
 
+import itertools
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,9 @@ from bench.results import Run, figures
 
 NOISE = 0.15
 """Differences below this share are ties; a deviation above it is worth a warning."""
+
+APART_S = 600.0
+"""Runs of one round that begin further apart than this do not share the machine's mood."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +101,7 @@ def doubts(runs: Sequence[Run], headlines: Mapping[str, str]) -> list[str]:
     rounds = {run["round"] for run in runs}
     if len(rounds) == 1:
         said.append("There is one round only: nobody knows how far the figures would spread.")
+    said += _in_parts(runs)
     for contender, workload in dict.fromkeys((run["contender"], run["workload"]) for run in runs):
         metric = headlines.get(workload)
         if metric is None:
@@ -106,5 +111,23 @@ def doubts(runs: Sequence[Run], headlines: Mapping[str, str]) -> list[str]:
             said.append(
                 f"{contender}, {workload}: the deviation of {metric} is {share:.0%} of its mean"
                 f" over {len(values)} rounds; take more rounds, or a quieter machine."
+            )
+    return said
+
+
+def _in_parts(runs: Sequence[Run]) -> list[str]:
+    """Name the rounds that were interrupted and went on much later."""
+    moments: dict[int, list[float]] = {}
+    for run in runs:
+        if "began" in run:
+            moments.setdefault(run["round"], []).append(run["began"])
+    said = []
+    for number, found in sorted(moments.items()):
+        found.sort()
+        gap = max((b - a for a, b in itertools.pairwise(found)), default=0.0)
+        if gap > APART_S:
+            said.append(
+                f"Round {number} was interrupted for {gap / 60:.0f} minutes: its ratios may compare"
+                " two moods of the machine."
             )
     return said

@@ -92,6 +92,17 @@ def test_doubts_about_noise_and_single_rounds() -> None:
     assert "one round" in single
 
 
+def test_doubts_about_a_round_that_was_interrupted() -> None:
+    runs = both([5.0, 5.1], [10.0, 10.1])
+    for place, each in enumerate(runs):
+        each["began"] = 1000.0 + 30 * place
+    assert stats.doubts(runs, {"tcp1": "gbps"}) == []
+    last = next(each for each in reversed(runs) if each["round"] == 2)
+    last["began"] += 3600 * 24
+    (said,) = stats.doubts(runs, {"tcp1": "gbps"})
+    assert "Round 2 was interrupted for 14" in said
+
+
 def test_no_doubt_about_good_figures() -> None:
     assert stats.doubts(both([5.0, 5.1, 4.9], [10.0, 10.1, 9.9]), {"tcp1": "gbps"}) == []
 
