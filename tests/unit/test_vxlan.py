@@ -56,6 +56,7 @@ class TestOptions:
             ({"VNI": "1"}, "VNI"),
             ({"VNI": True}, "VNI"),
             ({"VNI": 1.5}, "VNI"),
+            ({"Port": 0}, "Port"),
             ({"Port": 65536}, "Port"),
             ({"MTU": -1}, "MTU"),
             ({"MTU": 117}, "MTU"),

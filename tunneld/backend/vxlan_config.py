@@ -64,7 +64,7 @@ def parse(document: Mapping[str, object], source: str) -> VxlanConfig:
         raise options.refuse("MTU", message, f"write at least {_MIN_MTU}, or leave it out")
     return VxlanConfig(
         vni=options.whole("VNI", default=1, low=0, high=_MAX_VNI),
-        port=options.whole("Port", default=0, low=0, high=65535) or _DEFAULT_PORT,
+        port=options.whole("Port", default=_DEFAULT_PORT, low=1, high=65535),
         mtu=mtu or None,
         learning=options.boolean("Learning", default=False),
         gbp=options.boolean("GBP", default=False),

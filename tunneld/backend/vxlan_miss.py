@@ -6,6 +6,8 @@ VTEP is no port of a bridge), and for the underlay address behind that MAC (l2mi
 out of the leases with entries that expire. So the tables grow with the containers that are talked
 to, every new conversation waits for us, and when the daemon is gone new destinations fail, and old
 ones as soon as their entries must be confirmed. That is history; generation 2 is `vxlan.py`.
+One thing differs: flannel's device also learned from what came in; ours only with "Learning": true,
+because an entry that expires may be moved by anybody's packet.
 
 flannel nodes do not take part: they know nothing of this type, so the start is refused beside them.
 """
