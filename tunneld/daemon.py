@@ -14,6 +14,8 @@ import time
 from contextlib import AsyncExitStack, suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from pyroute2.netlink.exceptions import NetlinkError
+
 from tunneld import __version__, allocate, host_rules, netconf, subnet_env
 from tunneld.backend import BackendOptions
 from tunneld.backend.registry import open_backend
@@ -22,7 +24,7 @@ from tunneld.errors import ConfigChangedError, TunneldError
 from tunneld.lease import Lease, LeaseFormatError, parse_attrs, parse_key
 from tunneld.lease_keeper import LeaseKeeper
 from tunneld.link import underlay as underlays
-from tunneld.link.rtnl import Rtnl
+from tunneld.link.rtnl import Rtnl, refusal
 from tunneld.observe.document import build
 from tunneld.observe.log import fields
 from tunneld.observe.notify import notify, status
@@ -63,11 +65,18 @@ async def main(config: Config) -> int:
     try:
         with RunDirLock(config.run_dir):
             subnet_env.check_writable(config.subnet_file)
-            return await Daemon(config).run()
+            return await _run(config)
     except TunneldError as error:
         # `systemctl status` shows the last words of a daemon that failed.
         notify(status(error))
         raise
+
+
+async def _run(config: Config) -> int:
+    try:
+        return await Daemon(config).run()
+    except NetlinkError as error:
+        raise refusal(error) from error
 
 
 class Daemon:

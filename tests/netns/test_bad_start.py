@@ -11,11 +11,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.netns.waiting import until
+from tunneld.lab import Cluster
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-    from tunneld.lab import Cluster
 
 HIDE_TUN = "mount -t tmpfs none /dev/net && exec "
 
@@ -56,6 +55,17 @@ def test_no_capability(cluster: Cluster) -> None:
     drop = ["setpriv", "--bounding-set", "-net_admin", "--inh-caps", "-net_admin"]
     refused(start(cluster, before=drop), 1, "CAP_NET_ADMIN")
     untouched(cluster)
+
+
+@pytest.mark.parametrize("kind", ["vxlan", "vxlan-miss", "host-gw"])
+def test_no_capability_for_a_kernel_backend(kind: str) -> None:
+    drop = ["setpriv", "--bounding-set", "-net_admin", "--inh-caps", "-net_admin"]
+    with Cluster(nodes=1, backend={"Type": kind}) as cluster:
+        key = cluster.store_dir / "subnets" / "100.96.1.0-24"
+        reserved = key.read_text()
+        refused(start(cluster, before=drop), 1, "Operation not permitted", "CAP_NET_ADMIN")
+        untouched(cluster)
+        assert key.read_text() == reserved, "a lease that nobody serves"
 
 
 def test_port_in_use_names_the_owner(cluster: Cluster) -> None:

@@ -63,6 +63,8 @@ class HostGwBackend:
             StartError: it is not an address of the external interface.
         """
         await self._check(underlay)
+        # Without the right to write routes we would else hold a lease and forward nothing.
+        await self._rtnl.ensure_unreachable(self._network)
         self._underlay = underlay
         return LeaseAttrs(public_ip=underlay.public_ip, backend_type=BACKEND_TYPE)
 

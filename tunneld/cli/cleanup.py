@@ -7,7 +7,6 @@ from pathlib import Path
 from shutil import which
 from typing import TYPE_CHECKING
 
-from tunneld.errors import StartError
 from tunneld.link.rtnl_vxlan import ALIAS
 from tunneld.observe.status import SOCKET_NAME
 from tunneld.run_dir import RunDirLock
@@ -50,7 +49,7 @@ async def _cleanup() -> int:
     from pyroute2.netlink.exceptions import NetlinkError  # noqa: PLC0415
 
     from tunneld import host_rules  # noqa: PLC0415
-    from tunneld.link.rtnl import Rtnl  # noqa: PLC0415
+    from tunneld.link.rtnl import Rtnl, refusal  # noqa: PLC0415
 
     async with Rtnl() as rtnl:
         try:
@@ -60,7 +59,7 @@ async def _cleanup() -> int:
                 *await host_rules.remove(),
             ]
         except NetlinkError as error:
-            raise StartError(f"the kernel refuses: {error}", remedy="run as root") from error
+            raise refusal(error) from error
     for line in removed:
         print(f"removed {line}")
     if not removed:

@@ -8,6 +8,7 @@ finds it again and `ip route show proto 84` shows it.
 from __future__ import annotations
 
 import errno
+import os
 import socket
 from collections.abc import AsyncIterator
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
@@ -46,6 +47,15 @@ _RT_TABLE_MAIN = 254
 
 def _gone(error: NetlinkError) -> bool:
     return error.code in {errno.ESRCH, errno.ENODEV, errno.ENOENT, errno.EADDRNOTAVAIL}
+
+
+def refusal(error: NetlinkError) -> StartError:
+    """Return what a user is told of a request that the kernel refused."""
+    missing = error.code in {errno.EPERM, errno.EACCES}
+    return StartError(
+        f"the kernel refuses to change links, addresses or routes: {os.strerror(error.code)}",
+        remedy="run as root or with CAP_NET_ADMIN" if missing else "",
+    )
 
 
 class Rtnl:
