@@ -15,7 +15,7 @@ from tunneld.lab.iperf import tcp
 WINDOW_S = 30.0
 WINDOWS = 3
 TIMERS_PER_S = 1 / PERIOD_S + 1 / 5 + 1 / 5 + 1 / 30
-"""Path MTU, the file store's look at its directories, firewall rules, comparison with the kernel."""
+"""Path MTU, the file store's look at its directories, firewall rules, the kernel's state."""
 
 SLACK = 1.2
 CPU_SHARE = 0.002
