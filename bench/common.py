@@ -30,11 +30,13 @@ __all__ = [
     "Spread",
     "UdpResult",
     "cpu_seconds",
+    "listening",
     "machine",
     "machine_line",
     "ping_pong",
     "say",
     "udp",
+    "udp_result",
     "udpgen",
 ]
 
@@ -114,7 +116,7 @@ def udpgen() -> Path:
 
 
 @contextlib.contextmanager
-def _listening(
+def listening(
     container: Container, mode: str, port: int = UDP_PORT
 ) -> Iterator[subprocess.Popen[str]]:
     """Run the generator as `recv` or `echo` while the block runs."""
@@ -143,7 +145,7 @@ def ping_pong(
         meter: entered around the load alone.
     """
     argv = [str(udpgen()), "ping", str(other.address), str(UDP_PORT), "64", str(seconds)]
-    with _listening(other, "echo"), meter or contextlib.nullcontext():
+    with listening(other, "echo"), meter or contextlib.nullcontext():
         text = one.run(argv, timeout=seconds + GRACE_S).stdout
     return PingResult.parse(text)
 
@@ -172,15 +174,24 @@ def udp(
             takes what is left of the other for its own.
         meter: entered around the load alone.
     """
-    with _listening(receiver, "recv", port) as counter:
+    with listening(receiver, "recv", port) as counter:
         where = [str(receiver.address), str(port), str(size), str(seconds), str(pps), str(seed)]
         argv = [str(udpgen()), "send", *where]
         with meter or contextlib.nullcontext():
-            sent = json.loads(sender.run(argv, timeout=seconds + GRACE_S).stdout)
-        line = counter.stdout.readline() if counter.stdout else ""
-    if not line:
+            sent = sender.run(argv, timeout=seconds + GRACE_S).stdout
+        got = counter.stdout.readline() if counter.stdout else ""
+    return udp_result(sent, got)
+
+
+def udp_result(sent_text: str, got_text: str) -> UdpResult:
+    """Return what the two ends have printed as one result.
+
+    Raises:
+        CommandError: the receiver printed nothing.
+    """
+    if not got_text:
         raise process.CommandError("udpgen: recv ended without a result")
-    got = json.loads(line)
+    sent, got = json.loads(sent_text), json.loads(got_text)
     return UdpResult(
         kpps=got["received"] / sent["seconds"] / 1e3,
         offered_kpps=sent["sent"] / sent["seconds"] / 1e3,

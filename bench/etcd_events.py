@@ -2,8 +2,8 @@
 
 A real `tunneld run` and a real etcd in namespaces. An event lasts from before the put is sent until
 the first packet to the new subnet has arrived, encapsulated, at the new peer's address. For the
-listings etcd is stopped, changed where the daemon cannot see it, and started again: then everything
-is read anew, while /healthz is asked each millisecond; the longest wait for its answer is the stall.
+listings etcd is stopped, changed where the daemon cannot see it, and started again: everything is
+read anew while /healthz is asked each millisecond; the longest wait for its answer is the stall.
 
     python -m bench etcd --json etcd.json
     python -m bench etcd --events 50 --leases 2000
@@ -71,7 +71,8 @@ def p99(values: Sequence[float]) -> float:
 
 def events(peers: int, count: int) -> list[float]:
     """Return the milliseconds of each event beside so many other peers."""
-    rng = random.Random(peers)  # noqa: S311 - the pauses must not beat with any period of ours
+    # The pauses must not beat with any period of the daemon.
+    rng = random.Random(peers)
     found: list[float] = []
     with EtcdBed() as bed:
         bed.gateway.put_all(crowd(peers))
@@ -136,11 +137,11 @@ def table(report: Report) -> str:
         cells = " | ".join(f"{figure:.1f}" for figure in figures)
         bar = EVENT_BARS_MS[peers]
         lines.append(f"| {peers:,} peers | {len(values)} | {cells} | {bar:.0f} |")
+    listed = f"{report.leases:,} leases listed again"
     lines += [
         "",
-        f"| {report.leases:,} leases listed again | times | longest stall, ms (bar 50) |"
-        " until the last is a route, ms |",
-        "|---|---|---|---|",
+        f"| {listed} | times | stall, ms (bar 50) | until the last is a route, ms |",
+        "|---" * 4 + "|",
     ]
     for name, values in report.stalls_ms.items():
         took = common.Spread.of(report.relisted_ms[name]).text(".0f")

@@ -3,7 +3,8 @@
  *
  *   udpgen recv PORT                               count until nothing came for half a second
  *   udpgen send ADDRESS PORT SIZE SECONDS [PPS [SEED]]
- *                                                  send as fast as possible, or PPS per second
+ *                                                  send as fast as possible, or PPS per second;
+ *                                                  SIGTERM ends it early
  *   udpgen echo PORT                               send every datagram back, for an hour at most
  *   udpgen ping ADDRESS PORT SIZE SECONDS          one datagram at a time: round trips
  *
@@ -23,6 +24,7 @@
 #include <errno.h>
 #include <inttypes.h>
 #include <poll.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -51,6 +53,14 @@ struct tally {
 	uint8_t *seen;
 	double first, last; /* seconds, CLOCK_MONOTONIC */
 };
+
+static volatile sig_atomic_t ended;
+
+static void end(int number)
+{
+	(void)number;
+	ended = 1;
+}
 
 static double now(void)
 {
@@ -218,7 +228,7 @@ static int send_all(const char *address, uint16_t port, size_t size, size_t spre
 	struct mmsghdr messages[BATCH] = {0};
 	struct iovec vectors[BATCH];
 	uint64_t seq = 0, failed = 0;
-	double begin, end;
+	double begin, until;
 	uint64_t first = random_of(seed);
 	int fd = connect_to(address, port);
 
@@ -229,8 +239,9 @@ static int send_all(const char *address, uint16_t port, size_t size, size_t spre
 		messages[i].msg_hdr.msg_iovlen = 1;
 	}
 	begin = now();
-	end = begin + seconds;
-	for (double t = begin; t < end; t = now()) {
+	until = begin + seconds;
+	signal(SIGTERM, end);
+	for (double t = begin; t < until && !ended; t = now()) {
 		unsigned int batch = BATCH;
 		int sent;
 

@@ -10,7 +10,7 @@ from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
-from tunneld import subnet_env
+from tunneld import collector, subnet_env
 from tunneld.errors import TunneldError
 from tunneld.host_guard import HostGuard
 from tunneld.observe.log import fields
@@ -133,6 +133,8 @@ class Service:
             LeaseLostError: another owner holds our subnet.
             ConfigChangedError: the store has another network config than the cache had.
         """
+        # What was imported and built until now stays.
+        collector.settle()
         tasks = [
             self._task("store watch", self._follow_store),
             self._task("peers", self._publish_peers),
@@ -203,10 +205,13 @@ class Service:
         match event:
             case Listed(entries):
                 change = Change()
-                for part in subnet_map.snapshot_in_parts(entries):
-                    change += part
-                    # Thousands of new leases at once must not hold up everything else.
-                    await asyncio.sleep(0)
+                with collector.paused():
+                    for part in subnet_map.snapshot_in_parts(entries):
+                        change += part
+                        # Thousands of new leases at once must not hold up everything else.
+                        await asyncio.sleep(0)
+                if len(change.added) + len(change.changed) >= collector.MANY:
+                    collector.settle()
                 keeper.seen(next((entry for entry in entries if entry.key == own), None))
                 self._listed = True
                 self._peers_changed.set()
@@ -248,6 +253,7 @@ class Service:
                 continue
             try:
                 peers = self.parts.subnet_map.peers
+                await asyncio.sleep(0)  # to sort thousands takes as long as to publish them
                 await self.parts.backend.apply(peers)
                 self.parts.rules.follow(peer.public_ip for peer in peers)
             except BaseException:

@@ -126,6 +126,8 @@ class UdpBackend:
         async with self._lock:
             self._peers = tuple(peers)
             self._path_mtus.keep_only(self._peers)
+            # With thousands of peers each half takes tens of milliseconds.
+            await asyncio.sleep(0)
             self._publish()
 
     async def ensure(self) -> None:

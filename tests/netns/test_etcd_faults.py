@@ -1,0 +1,131 @@
+"""What befalls etcd costs no packet: 10,000 numbered datagrams a second go on beside each fault.
+
+Status and metrics tell the truth meanwhile, and all is well again within 5 s of the fault's end.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.netns.etcd_bed import CONFIG, HOST, PREFIX, EtcdBed, key, subnets, value
+from tests.netns.waiting import until
+from tunneld.lab.etcd import EtcdCluster, EtcdError, EtcdServer, free_port
+from tunneld.lab.etcd_http import EtcdGateway
+
+if TYPE_CHECKING:
+    from tunneld.lab import Cluster
+
+
+@pytest.fixture
+def etcd(cluster: Cluster) -> Iterator[EtcdServer]:
+    directory = cluster.lab.directory / "etcd"
+    with EtcdServer(directory, host=HOST, node=cluster.stranger()) as server:
+        server.ctl("put", f"{PREFIX}/config", CONFIG)
+        yield server
+
+
+@pytest.fixture
+def bed(cluster: Cluster, etcd: EtcdServer) -> EtcdBed:
+    return EtcdBed(cluster, etcd.url)
+
+
+def test_killed_and_started_again(bed: EtcdBed, etcd: EtcdServer) -> None:
+    with bed.nothing_lost():
+        etcd.kill()
+        bed.wait_noticed()
+        etcd.start()
+        bed.wait_recovered(time.monotonic())
+        etcd.ctl("put", key(7), value(7))
+        until(lambda: all("100.96.7.0/24" in subnets(host) for host in bed.nodes), "a new peer")
+    assert bed.restored() == [0, 0]
+
+
+def test_a_data_directory_that_was_wiped(bed: EtcdBed, etcd: EtcdServer) -> None:
+    with bed.nothing_lost():
+        etcd.wipe()
+        bed.wait_noticed()
+        etcd.start()
+        etcd.ctl("put", f"{PREFIX}/config", CONFIG)
+        began = time.monotonic()
+        until(lambda: all(etcd.ctl("get", key(number)) for number in (1, 2)), "both keys", 20)
+        bed.wait_recovered(began)
+    assert bed.restored() == [1, 1]
+
+
+def test_compaction_and_a_hundred_changes_unseen(
+    bed: EtcdBed, etcd: EtcdServer, cluster: Cluster
+) -> None:
+    etcd.ctl("put", key(7), value(7))
+    until(lambda: all("100.96.7.0/24" in subnets(host) for host in bed.nodes), "a peer")
+    node, directory = cluster.stranger(), cluster.lab.directory / "etcd"
+    with bed.nothing_lost():
+        etcd.kill()
+        bed.wait_noticed()
+        with EtcdServer(directory, host=HOST, node=node, port=free_port()) as unseen:
+            gateway = EtcdGateway(unseen.url, node)
+            with contextlib.closing(gateway):
+                for number in range(10, 109):
+                    gateway.put(key(number), value(number))
+                gateway.delete(key(7))
+                gateway.compact()
+        etcd.start()
+        bed.wait_recovered(time.monotonic())
+        wanted = {f"100.96.{number}.0/24" for number in range(10, 109)}
+        for host in bed.nodes:
+            known = set(subnets(host))
+            assert known > wanted
+            assert "100.96.7.0/24" not in known
+    assert bed.restored() == [0, 0]
+
+
+def patiently(member: EtcdServer, *args: str) -> None:
+    """Run etcdctl although an election may be going on."""
+
+    def done() -> bool:
+        try:
+            member.ctl(*args)
+        except EtcdError:
+            return False
+        return True
+
+    until(done, f"etcdctl {args[0]}", 30)
+
+
+def test_one_of_three_members_killed_in_turn(cluster: Cluster) -> None:
+    directory = cluster.lab.directory / "etcd"
+    with EtcdCluster(directory, host=HOST, node=cluster.stranger()) as servers:
+        patiently(servers.members[0], "put", f"{PREFIX}/config", CONFIG)
+        bed = EtcdBed(cluster, servers.url)
+        with bed.nothing_lost():
+            for number, member in enumerate(servers.members, start=10):
+                member.kill()
+                began = time.monotonic()
+                other = next(each for each in servers.members if each is not member)
+                patiently(other, "put", key(number), value(number))
+                seen: Callable[[], bool] = lambda number=number: all(  # type: ignore[misc]  # noqa: E731
+                    f"100.96.{number}.0/24" in subnets(host) for host in bed.nodes
+                )
+                until(seen, f"the change made without {member.url}", 20)
+                bed.wait_recovered(began)
+                member.start()
+        assert bed.restored() == [0, 0]
+
+
+@pytest.mark.soak
+def test_frozen_for_30_seconds(bed: EtcdBed, etcd: EtcdServer) -> None:
+    with bed.nothing_lost():
+        etcd.freeze()
+        began = time.monotonic()
+        try:
+            bed.wait_noticed(40)
+            # Not a state of ours, but the length of the fault.
+            time.sleep(max(0.0, began + 30 - time.monotonic()))
+        finally:
+            etcd.thaw()
+        bed.wait_recovered(time.monotonic(), bar=20)
+    assert bed.restored() == [0, 0]
