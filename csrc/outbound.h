@@ -37,9 +37,31 @@ struct outbound {
 	uint8_t arena[ARENA_BYTES];
 };
 
+/** struct frame - what one read of the TUN gave
+ * @vnet:    zero when the TUN has no vnet header
+ * @packet:  in the arena
+ * @length:  bytes
+ * @header:  its fields
+ * @packets: inner packets that it stands for
+ * @bytes:   inner bytes that it stands for
+ * @largest: length of the largest inner packet
+ */
+struct frame {
+	struct vnet_hdr vnet;
+	uint8_t *packet;
+	uint32_t length;
+	struct ip_header header;
+	uint32_t packets;
+	uint32_t bytes;
+	uint32_t largest;
+};
+
 int outbound_new(struct tnl_engine *engine, uint64_t *counters, struct outbound **out);
 enum turn_result outbound_turn(struct outbound *o);
 void outbound_stop(struct outbound *o);
 void outbound_free(struct outbound *o);
+void outbound_invalid(struct outbound *o, enum ip_verdict verdict);
+int32_t outbound_route(struct outbound *o, const struct tnl_routes *table,
+		       const struct frame *frame);
 
 #endif
