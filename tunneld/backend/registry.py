@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -12,10 +13,14 @@ from tunneld.backend.vxlan import VxlanBackend
 from tunneld.backend.vxlan_miss import VxlanMissBackend
 from tunneld.dataplane import ladder
 from tunneld.errors import ConfigError
+from tunneld.observe.log import fields
 
 if TYPE_CHECKING:
     from tunneld.backend import Backend, BackendOptions
     from tunneld.link.rtnl import Rtnl
+
+
+log = logging.getLogger(__name__)
 
 
 def _udp(options: BackendOptions, rtnl: Rtnl) -> Backend:
@@ -24,6 +29,15 @@ def _udp(options: BackendOptions, rtnl: Rtnl) -> Backend:
         return UdpKernelBackend(options, rtnl)
     return UdpBackend(options, rtnl)
 
+
+_OF_UDP = (
+    ("--dataplane", "dataplane", "auto"),
+    ("--threads", "threads", "auto"),
+    ("--queues", "queues", 1),
+    ("--source-check", "source_check", "peer"),
+    ("--allow-source", "allow_sources", ()),
+)
+"""Flag, field of BackendOptions, default: what kernel backends cannot follow."""
 
 BACKENDS: dict[str, Callable[[BackendOptions, Rtnl], Backend]] = {
     "udp": _udp,
@@ -51,4 +65,11 @@ def open_backend(kind: str, source: str, options: BackendOptions, rtnl: Rtnl) ->
             field="Backend.Type",
             source=source,
         )
+    if kind != "udp":
+        idle = [flag for flag, name, default in _OF_UDP if getattr(options, name) != default]
+        if idle:
+            # Not refused: one unit file may serve clusters of several types. But nobody shall
+            # believe that the kernel's VXLAN or plain routes check any source.
+            pair = fields(backend=kind, options=" ".join(idle))
+            log.warning("options that only the backend udp follows have no effect", extra=pair)
     return BACKENDS[kind](options, rtnl)
