@@ -83,8 +83,14 @@ class PathMtus:
             return
         self._sent_in_all = sent
         active = set()
-        for subnet, counters in self._peer_counters().items():
-            if counters.tx_packets != self._sent.get(subnet, 0) and subnet in self._public_ips:
+        found = self._peer_counters()
+        for index, (subnet, counters) in enumerate(found.items()):
+            # With thousands of peers each part takes tens of milliseconds.
+            if index % _YIELD_EVERY == 0:
+                await asyncio.sleep(0)
+            if subnet not in self._public_ips:
+                continue
+            if counters.tx_packets != self._sent.get(subnet, 0):
                 active.add(self._public_ips[subnet])
             self._sent[subnet] = counters.tx_packets
         changed = False
