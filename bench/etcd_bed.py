@@ -93,9 +93,9 @@ class Answers:
 
     def _ask(self) -> None:
         while not self._stop.wait(0.001):
-            began = time.monotonic()
-            with self._open() as sock, contextlib.suppress(ConnectionRefusedError):
+            with self._open() as sock:
                 sock.settimeout(_GIVE_UP_S)
+                began = time.monotonic()
                 sock.connect(("127.0.0.1", HEALTH_PORT))
                 sock.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
                 sock.recv(4096)
