@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.netns.etcd_bed import CONFIG, HOST, PREFIX, EtcdBed, key, subnets, value
+from tests.netns.test_etcd import remembered
+from tests.netns.test_observe import HEALTH
 from tests.netns.waiting import until
 from tunneld.lab.etcd import EtcdCluster, EtcdError, EtcdServer, free_port
 from tunneld.lab.etcd_http import EtcdGateway
@@ -83,12 +85,34 @@ def test_compaction_and_a_hundred_changes_unseen(
     assert bed.restored() == [0, 0]
 
 
+def test_a_store_that_was_wiped_while_the_daemon_ran_without_it(
+    bed: EtcdBed, etcd: EtcdServer
+) -> None:
+    """It has never listed that store: only its cache knows that most peers vanish at once."""
+    one = bed.nodes[0]
+    others = {f"100.96.{number}.0-24" for number in range(10, 15)}
+    for number in range(10, 15):
+        etcd.ctl("put", key(number), value(number))
+    until(lambda: others < set(remembered(one)), "the state of node 1")
+    etcd.kill()
+    one.daemon.kill()
+    one.daemon.start(HEALTH)
+    one.daemon.wait_ready()
+    assert one.daemon.status()["state"] == "degraded"
+    etcd.wipe()
+    etcd.start()
+    etcd.ctl("put", f"{PREFIX}/config", CONFIG)
+    until(lambda: etcd.ctl("get", key(1)), "our key", 20)
+    bed.wait_recovered(time.monotonic())
+    assert others < {subnet.replace("/", "-") for subnet in subnets(one)}
+
+
 def patiently(member: EtcdServer, *args: str) -> None:
     """Run etcdctl although an election may be going on."""
 
     def done() -> bool:
         try:
-            member.ctl(*args)
+            member.ctl("--command-timeout=1s", *args)
         except EtcdError:
             return False
         return True
@@ -104,9 +128,10 @@ def test_one_of_three_members_killed_in_turn(cluster: Cluster) -> None:
         with bed.nothing_lost():
             for number, member in enumerate(servers.members, start=10):
                 member.kill()
-                began = time.monotonic()
                 other = next(each for each in servers.members if each is not member)
                 patiently(other, "put", key(number), value(number))
+                # There is a leader again: from here on it is for the daemons to recover.
+                began = time.monotonic()
                 seen: Callable[[], bool] = lambda number=number: all(  # type: ignore[misc]  # noqa: E731
                     f"100.96.{number}.0/24" in subnets(host) for host in bed.nodes
                 )
