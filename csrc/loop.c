@@ -1,13 +1,14 @@
 /*
  * loop.c - the poll loops of the main thread and of the helper, and who owns inbound.
  *
- * Load is judged by sleep: a main thread that hardly sleeps any more has too much to do, and hands
- * inbound to the helper. When both together sleep so much that one would do, inbound goes back. A
- * second thread costs wake-ups, so packets alone are no reason for one: a receiver that empties
- * its socket with time to spare does better alone.
+ * Load is judged by sleep: a main thread that hardly sleeps any more, and not because others have
+ * its CPU, has too much to do, and hands inbound to the helper. When both together sleep so much
+ * that one would do, inbound goes back. A second thread costs wake-ups, so packets alone are no
+ * reason for one: a receiver that empties its socket with time to spare does better alone.
  */
 #include <errno.h>
 #include <poll.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "counters.h"
@@ -20,8 +21,11 @@
 #define BUSY_WINDOW_NS (4ull * 1000 * 1000)
 #define IDLE_WINDOW_NS (20ull * 1000 * 1000)
 #define IDLE_WINDOW_MS 20
-/* A main thread that sleeps less than this share of a window has too much to do. */
+/* A main thread that sleeps less than this share of a window has too much to do. One that had the
+ * CPU for less than a quarter of it only waits for its turn: a second thread would wait beside it.
+ */
 #define BUSY_SLEEP_SHARE 8u
+#define BUSY_CPU_SHARE 4u
 /* Two threads that work less than this much of a window, together, are one too many; the gap
  * between the two keeps it from flapping. In hundredths. */
 #define IDLE_WORK_PERCENT 60u
@@ -32,11 +36,13 @@ enum { POLL_STOP, POLL_WAKE, POLL_TUN, POLL_UDP, POLL_COUNT };
  * @since_ns: when it began
  * @main_ns:  slept by the main thread until then
  * @helper_ns: slept by the helper until then
+ * @cpu_ns:   CPU time of the thread that began it
  */
 struct window {
 	uint64_t since_ns;
 	uint64_t main_ns;
 	uint64_t helper_ns;
+	uint64_t cpu_ns;
 };
 
 /**
@@ -48,8 +54,12 @@ struct window {
  */
 static struct window window_begin(const struct tnl_engine *engine, uint64_t now_ns)
 {
+	struct timespec cpu = {0};
+
+	clock_gettime(CLOCK_THREAD_CPUTIME_ID, &cpu);
 	return (struct window){
 		.since_ns = now_ns,
+		.cpu_ns = (uint64_t)cpu.tv_sec * 1000000000u + (uint64_t)cpu.tv_nsec,
 		.main_ns = wait_slept_ns(&engine->waiters[0], now_ns),
 		.helper_ns = wait_slept_ns(&engine->waiters[1], now_ns),
 	};
@@ -156,7 +166,8 @@ static void main_judge(struct tnl_engine *engine, struct window *window)
 	if (elapsed_ns < BUSY_WINDOW_NS)
 		return;
 	next = window_begin(engine, now_ns);
-	if ((next.main_ns - window->main_ns) * BUSY_SLEEP_SHARE < elapsed_ns)
+	if ((next.main_ns - window->main_ns) * BUSY_SLEEP_SHARE < elapsed_ns &&
+	    (next.cpu_ns - window->cpu_ns) * BUSY_CPU_SHARE > elapsed_ns)
 		inbound_hand_over(engine, TNL_HELPER);
 	*window = next;
 }

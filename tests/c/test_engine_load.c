@@ -101,7 +101,8 @@ static bool wait_for_threads(const struct bed *bed, uint32_t threads)
 static bool load_round(struct bed *bed, struct load *load)
 {
 	bool automatic = bed->options.threads == TNL_THREADS_AUTO;
-	uint64_t until = monotonic_ns() + PATIENCE_MS * 1000000ull;
+	/* On a crowded machine the engine rarely has a CPU long enough to be judged. */
+	uint64_t until = monotonic_ns() + 6 * PATIENCE_MS * 1000000ull;
 	bool two = false;
 
 	for (int bursts = 0; bursts < 50 || (automatic && !two && monotonic_ns() < until);
@@ -123,6 +124,8 @@ static void test_load(const struct mode *mode)
 	struct load load = {0};
 	struct bed bed;
 
+	/* So that the engine is what has too much to do, and not whoever feeds it. */
+	receive_ms = mode->threads == TNL_THREADS_AUTO ? 1 : 0;
 	bed_start(&bed, mode);
 	publisher.bed = &bed;
 	if (pthread_create(&publisher.thread, NULL, publisher_run, &publisher))
@@ -147,6 +150,7 @@ static void test_load(const struct mode *mode)
 	/* Halting in the middle of a load must lose nothing uncounted either. */
 	load_burst(&bed, &load, 64);
 	bed_end(&bed);
+	receive_ms = 0;
 }
 
 /** from_peer_run() - 63 packets in one message, which our socket takes as one */
