@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from types import TracebackType
 
+    from tunneld.lab import Node
+
 PREFIX = "/coreos.com/network"
 NETWORK = IPv4Network("100.64.0.0/10")
 CONFIG = json.dumps({"Network": str(NETWORK), "SubnetLen": 24})
@@ -64,14 +66,16 @@ def crowd(count: int, shift: int = 0) -> dict[str, str]:
 class Answers:
     """Asks /healthz again and again while the block runs: the event loop must answer at once.
 
+    Args:
+        node: where the daemon runs.
+
     Attributes:
         waits: (`time.monotonic()` of the question, seconds until the answer).
     """
 
-    def __init__(self, open_socket: Callable[[], socket.socket]) -> None:
-        self._open = open_socket
+    def __init__(self, node: Node) -> None:
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._ask, name="healthz")
+        self._thread = threading.Thread(target=lambda: node.call(self._ask), name="healthz")
         self.waits: list[tuple[float, float]] = []
 
     def __enter__(self) -> Self:
@@ -93,7 +97,7 @@ class Answers:
 
     def _ask(self) -> None:
         while not self._stop.wait(0.001):
-            with self._open() as sock:
+            with socket.socket() as sock:
                 sock.settimeout(_GIVE_UP_S)
                 began = time.monotonic()
                 sock.connect(("127.0.0.1", HEALTH_PORT))
@@ -152,7 +156,7 @@ class EtcdBed:
 
     def answers(self) -> Answers:
         """Return what asks the daemon's health port."""
-        return Answers(lambda: self.host.node.socket(socket.AF_INET, socket.SOCK_STREAM))
+        return Answers(self.host.node)
 
     def event(self, number: int) -> float:
         """Put one lease; returns the seconds from before the request until a packet arrived."""

@@ -94,6 +94,8 @@ def listings(report: Report, rounds: int) -> None:
         bed.gateway.put_all(crowd(report.leases))
         common.say(f"{report.leases} leases are in etcd; the daemon starts")
         bed.start()
+        # Firewall sets and cache are written after it has said that it is ready.
+        time.sleep(_IDLE_S)
         with bed.answers() as answers:
             time.sleep(_IDLE_S)
             report.idle_ms = answers.longest()

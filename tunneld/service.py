@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, cast
 from tunneld import collector, subnet_env
 from tunneld.errors import TunneldError
 from tunneld.host_guard import HostGuard
+from tunneld.loop import breathe
 from tunneld.observe.log import fields
 from tunneld.observe.notify import notify
 from tunneld.store import Deleted, Listed, Put, RecallingStore
@@ -252,9 +253,11 @@ class Service:
                 # published, it would take the routes that an earlier daemon has left working.
                 continue
             try:
+                # With thousands of peers each of these takes tens of milliseconds.
                 peers = self.parts.subnet_map.peers
-                await asyncio.sleep(0)  # to sort thousands takes as long as to publish them
+                await breathe(len(peers))
                 await self.parts.backend.apply(peers)
+                await breathe(len(peers))
                 self.parts.rules.follow(peer.public_ip for peer in peers)
             except BaseException:
                 self._peers_changed.set()

@@ -29,6 +29,7 @@ from tunneld.dataplane import (
 from tunneld.dataplane.probe import set_gro
 from tunneld.errors import StartError
 from tunneld.lease import Lease, LeaseAttrs
+from tunneld.loop import breathe
 from tunneld.observe.log import fields
 from tunneld.supervise import Backoff, supervise
 
@@ -126,8 +127,7 @@ class UdpBackend:
         async with self._lock:
             self._peers = tuple(peers)
             self._path_mtus.keep_only(self._peers)
-            # With thousands of peers each half takes tens of milliseconds.
-            await asyncio.sleep(0)
+            await breathe(len(self._peers))
             self._publish()
 
     async def ensure(self) -> None:
