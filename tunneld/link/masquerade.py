@@ -91,7 +91,8 @@ def nft_body(wanted: Wanted, *, accept: bool) -> str:
 
 def _nft_guard(port: int) -> str:
     # Behind source NAT (srcnat) a datagram of a container is known by its new source: one of ours
-    # on a packet that came in somewhere. What the host itself sends has no `iif`.
+    # on a packet that was translated. Not by `iif`: what ipip and fou wrap (--dataplane kernel)
+    # keeps that of the packet within.
     to_peer = f"udp dport {port} ip daddr @{PEERS}"
     return f"""counter {FORGED} {{
 }}
@@ -108,8 +109,8 @@ chain pretended {{
 }}
 chain masqueraded {{
   type filter hook postrouting priority srcnat + 10; policy accept;
-  iif != 0 {to_peer} fib saddr type local counter name {FORGED} drop
-  iif != 0 udp dport @{CLOSED} fib saddr type local counter name {FORGED} drop
+  ct status snat,dnat {to_peer} fib saddr type local counter name {FORGED} drop
+  ct status snat,dnat udp dport @{CLOSED} fib saddr type local counter name {FORGED} drop
 }}"""
 
 
