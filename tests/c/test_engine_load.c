@@ -102,7 +102,7 @@ static bool load_round(struct bed *bed, struct load *load)
 {
 	bool automatic = bed->options.threads == TNL_THREADS_AUTO;
 	/* On a crowded machine the engine rarely has a CPU long enough to be judged. */
-	uint64_t until = monotonic_ns() + 6 * PATIENCE_MS * 1000000ull;
+	uint64_t until = monotonic_ns() + 6ull * PATIENCE_MS * 1000000ull;
 	bool two = false;
 
 	for (int bursts = 0; bursts < 50 || (automatic && !two && monotonic_ns() < until);
