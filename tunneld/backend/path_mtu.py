@@ -67,9 +67,13 @@ class PathMtus:
     def keep_only(self, peers: Iterable[Lease]) -> None:
         """Forget the peers that left."""
         self._public_ips = {peer.subnet: peer.public_ip for peer in peers}
-        stay = set(self._public_ips.values())
-        self._known = {ip: mtu for ip, mtu in self._known.items() if ip in stay}
-        self._sent = {net: sent for net, sent in self._sent.items() if net in self._public_ips}
+        # To hash thousands of addresses takes tens of milliseconds, so only where there is a need;
+        # a peer that comes back with an old figure is asked for once too often, no more.
+        if self._known:
+            stay = set(self._public_ips.values())
+            self._known = {ip: mtu for ip, mtu in self._known.items() if ip in stay}
+        if len(self._sent) > len(self._public_ips):
+            self._sent = {net: sent for net, sent in self._sent.items() if net in self._public_ips}
 
     def forget(self) -> None:
         """Forget all figures: our own link changed."""
