@@ -66,7 +66,7 @@ def test_devices_routes_port_and_rules(facts: Facts) -> None:
     for device in DEVICES:
         assert re.search(rf"{device} +inet 100\.96\.1\.0/32 ", tables["addresses"])
     assert tables["fou"] == "port 8285 ipproto 4\n"
-    assert tables["nft"] == "table ip tunneld_udp\n"
+    assert "table ip tunneld_udp\n" in tables["nft"]
 
 
 def test_the_status(facts: Facts) -> None:
@@ -127,7 +127,9 @@ def test_cleanup_removes_everything(facts: Facts) -> None:
         assert f"removed {what}\n" in text
     after = facts["restart"]["after"]
     assert "tunneld" not in after["links"] + after["addresses"]
-    assert (after["routes"], after["fou"], after["nft"]) == ("", "", "")
+    assert (after["routes"], after["fou"]) == ("", "")
+    # What iptables itself leaves behind is no rule of ours.
+    assert "tunneld" not in after["nft"]
 
 
 def test_a_clash_of_ports_is_named(facts: Facts) -> None:
