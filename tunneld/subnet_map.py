@@ -104,8 +104,8 @@ class SubnetMap:
         """Take the whole content of the store."""
         return self._apply(self._edits(entries))
 
-    def snapshot_in_parts(self, entries: Iterable[Entry], size: int = 200) -> Iterator[Change]:
-        """Take the whole content of the store, some 10 ms at a time at the most.
+    def snapshot_in_parts(self, entries: Iterable[Entry], size: int = 50) -> Iterator[Change]:
+        """Take the whole content of the store, some 2 ms at a time at the most.
 
         What is new comes before what is gone, so that no peer is missing in between.
         """
