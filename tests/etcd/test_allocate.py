@@ -11,7 +11,7 @@ import pytest
 from tests.etcd.conftest import MakeStore
 from tests.etcd.following import PREFIX, SUBNETS
 from tunneld import allocate
-from tunneld.errors import LeaseLostError, StartError, StoreUnavailableError
+from tunneld.errors import LeaseLostError, StartError
 from tunneld.lab.etcd import EtcdServer
 from tunneld.lease import LeaseAttrs
 from tunneld.netconf import parse_network_config
