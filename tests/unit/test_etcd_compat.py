@@ -32,6 +32,19 @@ def run(code: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(argv, capture_output=True, text=True, check=False, timeout=60)
 
 
+def test_many_threads_that_load_it_at_once_get_the_same_module() -> None:
+    """Two parsers at once: `SystemError: AST constructor recursion depth mismatch`."""
+    done = run(
+        "import sys\n"
+        "from concurrent.futures import ThreadPoolExecutor\n"
+        "from tunneld.store.etcd_compat import load\n"
+        "sys.setswitchinterval(1e-5)\n"
+        "with ThreadPoolExecutor(20) as pool:\n"
+        "    print(len({id(module) for module in pool.map(lambda _: load(), range(20))}))\n"
+    )
+    assert (done.returncode, done.stdout) == (0, "1\n"), done.stderr
+
+
 def test_a_fresh_process_imports_it_without_a_warning() -> None:
     done = run(
         "import os\n"

@@ -14,6 +14,7 @@ import importlib
 import importlib.util
 import os
 import sys
+import threading
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -26,15 +27,25 @@ _PACKAGE = "etcd3.etcdrpc"
 _REMEDY = "install tunneld anew, with its dependencies: pip install tunneld"
 
 
-@functools.cache
+_loading = threading.Lock()
+
+
 def load() -> Any:
     """Import python-etcd3 and return it; its messages and stubs are in `etcd3.etcdrpc`.
 
-    Costs about 140 ms the first time: call it where the store is used, not where it is named.
+    Costs about 140 ms the first time: call it where the store is used, not where it is named. Any
+    thread may call it: they wait for the first one (two parsers at once raise SystemError, and two
+    importers would see half a package).
 
     Raises:
         StartError: it is not installed, or is a release that this way does not fit.
     """
+    with _loading:
+        return _load()
+
+
+@functools.cache
+def _load() -> Any:
     # grpc's C core reads both when it is loaded: no fork handlers (pyroute2 forks, and they would
     # stop grpc's threads for that), and no lines of its own on stderr (they know no redaction).
     os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
