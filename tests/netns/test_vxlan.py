@@ -106,7 +106,8 @@ def test_packets_on_the_wire_are_flannels(trio: Cluster) -> None:
     one, two, _ = trio.nodes
     with Capture([(two.node, "eth0")]) as capture:
         wait_for_ping(one.container, two.container.address)
-        (ours,) = echo_requests([frame.packet for frame in capture.frames])
+        frames = capture.wait(lambda frames: bool(echo_requests([f.packet for f in frames])))
+        ours = echo_requests([frame.packet for frame in frames])[0]
     assert {str(shape(flannels)) for flannels in echo_requests(read_pcap(FLANNEL))} == {
         str(shape(ours))
     }
