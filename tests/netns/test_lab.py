@@ -18,7 +18,17 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tunneld.errors import StartError
-from tunneld.lab import NETWORK, Capture, Cluster, CommandError, Lab, netns, ping, wait_for_ping
+from tunneld.lab import (
+    NETWORK,
+    Capture,
+    Cluster,
+    CommandError,
+    Lab,
+    netns,
+    ping,
+    process,
+    wait_for_ping,
+)
 from tunneld.lab.iperf import INTERVAL, tcp
 from tunneld.lab.underlay import SEGMENTATION, SETTINGS
 
@@ -217,7 +227,11 @@ class TestTearDown:
     def test_nothing_is_left_after_a_signal(self, number: signal.Signals) -> None:
         child = start_lab_process()
         child.send_signal(number)
-        assert child.wait(20) != 0
+        try:
+            assert child.wait(20) != 0
+        finally:
+            # A lab that does not heed the signal must not outlive this test.
+            process.stop([child], grace=20)
         assert namespaces(child.pid) == set()
         assert scratch(child.pid) == []
 
