@@ -108,15 +108,16 @@ def test_what_must_not_come_in_is_dropped_and_counted(facts: Facts) -> None:
 
 def test_what_others_break_is_repaired(facts: Facts) -> None:
     assert facts["repairs"] == {
-        **dict.fromkeys(("device", "route", "rules", "fou_port", "link"), 1),
-        "same_routes": True,
+        **dict.fromkeys(("device", "route", "rules", "firewall_rules", "fou_port", "link"), 1),
+        "left": {},
     }
 
 
 def test_a_restart_touches_nothing(facts: Facts) -> None:
     restart = facts["restart"]
     assert restart["answer_without_daemon"]
-    assert (restart["repairs"], restart["same"], restart["stopped"]) == ({}, True, 0)
+    assert restart["differing"] == {}
+    assert (restart["repairs"], restart["stopped"]) == ({}, 0)
     assert restart["changes"] == ""
 
 
