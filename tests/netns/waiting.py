@@ -9,8 +9,10 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-def until(state: Callable[[], T | None], what: str, timeout: float = 10.0) -> T:
+def until(state: Callable[[], T | None], what: str, timeout: float = 30.0) -> T:
     """Return the first true result of `state`.
+
+    The deadline is for a machine that is crowded: what is measured is measured elsewhere.
 
     Raises:
         AssertionError: there was none within `timeout` seconds; says the last one.
