@@ -9,14 +9,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
 
-from bench import common, machine, metrics, tracing, workloads
+from bench import common, machine, metrics, workloads
 from bench.contenders import Contender, Counting, carrying
 from bench.metrics import METRICS, Snapshot
 from bench.noise import Foreign, Noise, wait_for_quiet
 from bench.results import Run
 from bench.runner import Step
 from bench.workloads import WORKLOADS, Outcome
-from tunneld.lab import Cluster
+from tunneld.lab import Cluster, tracing
 
 TRACED_S = 1
 WARM_S = 0.2

@@ -2,7 +2,7 @@
 
 Always there, at no cost: /proc/stat (the whole machine), /proc/PID/task/* (the tunnel's
 processes) and the counters of tunneld. Tracepoints count every system call of any process, but
-slow the traced ones down: they are used in a pass of their own (`bench.tracing`).
+slow the traced ones down: they are used in a pass of their own (`tunneld.lab.tracing`).
 """
 
 from __future__ import annotations

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from bench import report_names as names
 from bench.contenders import YARDSTICK
 from bench.report_data import Cdf, Figure
-from bench.report_svg import (
+from bench.stats import NOISE, Spread
+from tunneld.demo.drawing.svg import (
     Scale,
     drawing,
     element,
@@ -23,7 +24,6 @@ from bench.report_svg import (
     short,
     text,
 )
-from bench.stats import NOISE, Spread
 
 WIDTH = 360.0
 TIMES = "\N{MULTIPLICATION SIGN}"

@@ -18,11 +18,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from bench import common, tracing
+from bench import common
 from bench.common import Spread
 from bench.metrics import task_switches
 from tunneld.errors import StartError
-from tunneld.lab import Cluster, iperf, wait_for_ping
+from tunneld.lab import Cluster, iperf, tracing, wait_for_ping
 from tunneld.lab.netns import require_tool
 from tunneld.lab.underlay import SETTINGS
 

@@ -16,10 +16,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bench import __main__ as bench
-from bench import report_data, report_html, report_names, report_svg
+from bench import report_data, report_html, report_names
 from bench.report_data import Dataset
 from bench.workloads import WORKLOADS
 from tests.bench import made_up
+from tunneld.demo.drawing.svg import linear_ticks, log_ticks
 
 SGRO = made_up.document()
 SVG = "{http://www.w3.org/2000/svg}"
@@ -254,7 +255,7 @@ def test_every_workload_has_its_note() -> None:
 
 @given(st.floats(1e-6, 1e9), st.integers(2, 8))
 def test_linear_ticks_are_round_and_reach_the_top(top: float, most: int) -> None:
-    ticks = report_svg.linear_ticks(top, most)
+    ticks = linear_ticks(top, most)
     assert ticks[0] == 0
     assert ticks[-1] >= top * (1 - 1e-6)
     assert 2 <= len(ticks) <= most + 1
@@ -262,7 +263,7 @@ def test_linear_ticks_are_round_and_reach_the_top(top: float, most: int) -> None
 
 @given(st.lists(st.floats(0.01, 1e7), min_size=2, max_size=2).map(sorted))
 def test_log_ticks_hold_the_range(ends: Sequence[float]) -> None:
-    ticks = report_svg.log_ticks(ends[0], ends[1])
+    ticks = log_ticks(ends[0], ends[1])
     assert ticks == sorted(set(ticks))
     assert len(ticks) >= 2
     assert ticks[0] <= ends[0] * 1.001

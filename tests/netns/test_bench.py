@@ -12,12 +12,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bench import bed, contenders, noise, run, show, stats, tracing
+from bench import bed, contenders, noise, run, show, stats
 from bench.contenders import Direct, Vxlan
 from bench.results import load
 from bench.runner import Plan
 from tests.netns.waiting import until
-from tunneld.lab import Cluster
+from tunneld.lab import Cluster, tracing
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 
 from tunneld import cli
 from tunneld.demo.screen import WIDTH, Screen
-from tunneld.lab import headers, netns
+from tunneld.lab import headers
+from tunneld.lab.sweep import NETNS_DIR
 
 if TYPE_CHECKING:
     import pytest
@@ -30,7 +31,7 @@ class Terminal(io.StringIO):
 
 
 def left_of(pid: int) -> list[Path]:
-    return [*netns.NETNS_DIR.glob(f"tl{pid}-*"), *Path("/tmp").glob(f"tl{pid}-*")]  # noqa: S108
+    return [*NETNS_DIR.glob(f"tl{pid}-*"), *Path("/tmp").glob(f"tl{pid}-*")]  # noqa: S108
 
 
 class TestTour:

@@ -24,12 +24,12 @@ from tunneld.lab import (
     Cluster,
     CommandError,
     Lab,
-    netns,
     ping,
     process,
     wait_for_ping,
 )
 from tunneld.lab.iperf import INTERVAL, tcp
+from tunneld.lab.sweep import NETNS_DIR
 from tunneld.lab.underlay import SEGMENTATION, SETTINGS
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 def namespaces(owner: int | None = None) -> set[str]:
     prefix = f"tl{owner or os.getpid()}-"
-    return {path.name for path in netns.NETNS_DIR.glob(f"{prefix}*")}
+    return {path.name for path in NETNS_DIR.glob(f"{prefix}*")}
 
 
 def scratch(owner: int) -> list[Path]:

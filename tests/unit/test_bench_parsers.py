@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from bench import machine, metrics, noise, tracing
+from bench import machine, metrics, noise
 from bench.common import PingResult, UdpResult
 from bench.workloads import parse_iperf, udp_outcome
+from tunneld.lab import tracing
 from tunneld.lab.process import CommandError
 
 DATA = Path(__file__).parent.parent / "data" / "bench"

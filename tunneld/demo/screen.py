@@ -50,6 +50,10 @@ class Screen:
         """Write an explanation, wrapped."""
         self.line(textwrap.fill(text, WIDTH - 3, initial_indent="   ", subsequent_indent="   "))
 
+    def item(self, text: str) -> None:
+        """Write one point of a list, wrapped."""
+        self.line(textwrap.fill(text, WIDTH - 3, initial_indent="   - ", subsequent_indent="     "))
+
     def command(self, host: str, command: str) -> None:
         """Write a command that is run and the host where; long ones are continued by a backslash.
 
@@ -95,6 +99,21 @@ class Screen:
         if self._live:
             print("\r\033[K", end="", file=self._stream)
         self.line(f"   {text}")
+
+    def progress_clear(self) -> None:
+        """Remove the live line."""
+        if self._live:
+            print("\r\033[K", end="", file=self._stream, flush=True)
+
+    def wait_for_enter(self, source: IO[str]) -> None:
+        """Wait until the reader wants the next step; the end of the input is Enter too."""
+        print(self.paint("   Enter: the next step", DIM), end="", file=self._stream, flush=True)
+        source.readline()
+        if self._live:
+            # The reader's own Enter has moved the cursor down already.
+            print("\033[A\r\033[K", end="", file=self._stream, flush=True)
+        else:
+            self.line()
 
     def table(
         self, head: Sequence[str], rows: Sequence[Sequence[str]], *, left: Sequence[int] = (0,)

@@ -108,7 +108,7 @@ class Capture:
             total += drops
         return total
 
-    def wait(self, enough: Callable[[list[Frame]], bool], *, timeout: float = 5.0) -> list[Frame]:
+    def wait(self, enough: Callable[[list[Frame]], bool], *, timeout: float = 30.0) -> list[Frame]:
         """Wait until the captured frames satisfy `enough`, and return them.
 
         Raises:

@@ -113,6 +113,11 @@ class EtcdServer:
             raise EtcdError(f"{self._name} was not started")
         return self._process.pid
 
+    @property
+    def running(self) -> bool:
+        """Whether the process lives."""
+        return self._process is not None and self._process.poll() is None
+
     def __enter__(self) -> Self:
         self.start()
         return self

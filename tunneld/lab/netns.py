@@ -22,6 +22,7 @@ from typing import IO, TYPE_CHECKING, Self, TypeVar
 
 from tunneld.errors import StartError
 from tunneld.lab import process
+from tunneld.lab.sweep import KEPT, NETNS_DIR, delete_namespace, sweep
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-NETNS_DIR = Path("/run/netns")
 CLONE_NEWNET = 0x40000000
 TOOLS = {
     "ip": "iproute2",
@@ -180,6 +180,7 @@ class Lab:
         self.nodes: list[Node] = []
         self.directory = Path()
         self._stack = contextlib.ExitStack()
+        self._kept = False
 
     def __enter__(self) -> Self:
         require_root()
@@ -201,6 +202,8 @@ class Lab:
 
     def close(self) -> None:
         """Take everything down; a second Ctrl-C meanwhile does not stop it half way."""
+        if self._kept:
+            return
         with _signals_held_back(), self._stack:
             # Terminate everywhere first: nodes then end in parallel, not one grace time each.
             process.stop([child for node in self.nodes for child in node._processes])  # noqa: SLF001
@@ -213,6 +216,11 @@ class Lab:
         node = Node(self, name)
         self.nodes.append(node)
         return node
+
+    def keep(self) -> None:
+        """Leave everything up, also when this process ends; `tear_down` removes it."""
+        (self.directory / KEPT).touch()
+        self._kept = True
 
     def on_close(self, callback: Callable[[], object]) -> None:
         """Have `callback` called when the lab is down."""
@@ -264,30 +272,6 @@ def require_tool(tool: str, package: str) -> None:
     """
     if shutil.which(tool) is None:
         raise StartError(f"{tool} is not installed", remedy=f"apt-get install -y {package}")
-
-
-def delete_namespace(netns: str) -> None:
-    """Kill what still lives in one of the lab's namespaces and delete it."""
-    for pid in process.run(["ip", "netns", "pids", netns], check=False).stdout.split():
-        process.kill_pid(int(pid))
-    process.run(["ip", "netns", "del", netns])
-
-
-def sweep() -> None:
-    """Delete the namespaces and scratch directories of labs that were killed before they could."""
-    for path in NETNS_DIR.glob("tl*-*-*"):
-        if _owner_is_dead(path):
-            # Another lab may be sweeping the same one.
-            with contextlib.suppress(process.CommandError):
-                delete_namespace(path.name)
-    for path in Path(tempfile.gettempdir()).glob("tl*-*"):
-        if _owner_is_dead(path):
-            shutil.rmtree(path, ignore_errors=True)
-
-
-def _owner_is_dead(path: Path) -> bool:
-    owner = path.name[2:].split("-")[0]
-    return owner.isdigit() and not Path("/proc", owner).exists()
 
 
 def _on_sigterm(_signum: int, _frame: FrameType | None) -> None:

@@ -58,7 +58,7 @@ def ping(
     ttl: int = 64,
     size: int = 56,
     dont_fragment: bool = False,
-    timeout: float = 1.0,
+    timeout: float = 5.0,
 ) -> Answer | None:
     """Send one echo request from a node and return the answer to it, or None.
 
@@ -112,7 +112,7 @@ def parse_answer(packet: bytes, identifier: int, rtt: float) -> Answer | None:
     return Answer(IPv4Address(packet[12:16]), kind, code, mtu, packet[8], rtt)
 
 
-def wait_for_ping(node: Node, destination: IPv4Address | str, *, timeout: float = 10.0) -> Answer:
+def wait_for_ping(node: Node, destination: IPv4Address | str, *, timeout: float = 30.0) -> Answer:
     """Ping until an echo reply comes.
 
     Raises:

@@ -6,33 +6,37 @@ daemon; the packet itself at five stations, with its TTL; and the same trip thro
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING, Any
 
-from tunneld.demo import stations
-from tunneld.lab import Capture, Cluster, iperf, machine, wait_for_ping
-from tunneld.lab.netns import require_tool
+from tunneld.demo import Lesson, measure
+from tunneld.demo.drawing import topology
+from tunneld.demo.lessons import _stations as stations
+from tunneld.lab import Capture, Cluster, wait_for_ping
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from tunneld.demo import Options, Results
-    from tunneld.demo.screen import Screen
-    from tunneld.demo.stations import Station
+    from tunneld.demo.lessons._stations import Station
+    from tunneld.demo.story import Story
 
-TOPOLOGY = """\
-       container-1                                        container-2
-       100.96.1.2                                         100.96.2.3
-           |  veth                                            |  veth
-   +-------+------------- node1 -+                    +-------+------------- node2 -+
-   |   docker0   100.96.1.1/24   |                    |   docker0   100.96.2.1/24   |
-   |       |                     |                    |       |                     |
-   |   flannel0  100.96.1.0/32   |                    |   flannel0  100.96.2.0/32   |
-   |       |  [ tunneld ]        |                    |       |  [ tunneld ]        |
-   |   eth0      10.168.0.2/24   |                    |   eth0      10.168.0.3/24   |
-   +-------+---------------------+                    +-------+---------------------+
-           +-------------------- underlay, MTU 1500 ----------+"""
-
+LESSON = Lesson(
+    title="a packet's trip through the tunnel",
+    learn=(
+        "how the store tells who has which subnet",
+        "which route sends a packet to the daemon, and what it looks like at five stations",
+        "what the same trip costs in kernel VXLAN",
+    ),
+    question=(
+        "container-1 sends with TTL 3. Which of the stations does the packet reach, and who tells"
+        " container-1?"
+    ),
+    answer=(
+        "docker0 sees 3, flannel0 2, the wire 1; the daemon of node2 would have to make it 0, so it"
+        " answers itself: ICMP time exceeded, from 100.96.2.0. Try it with ping -t 3."
+    ),
+    needs=("root", "tun", "vxlan", "iperf3:iperf3", "ping:iputils-ping"),
+)
 ROUTE_NOTES = {
     "100.96.0.0/16 dev flannel0": "the overlay: to the daemon",
     "100.96.1.0/24": "own containers: wins",
@@ -48,13 +52,10 @@ STATION_NOTES = {
 }
 
 
-def run(screen: Screen, options: Options) -> Results:
+def run(story: Story, options: Options) -> Results:
     """Show the tour and return its figures."""
-    require_tool("iperf3", "iperf3")
-    require_tool("ping", "iputils-ping")
-    screen.title("tunneld: a packet's trip through the tunnel")
-    with Cluster(nodes=2, setting=options.setting) as cluster:
-        tour = Tour(screen, cluster, options)
+    with story.open(Cluster(nodes=2, setting=options.setting)) as cluster:
+        tour = Tour(story, cluster, options)
         tour.topology()
         tour.store()
         tour.daemons()
@@ -70,8 +71,8 @@ def run(screen: Screen, options: Options) -> Results:
 class Tour:
     """The steps, in the order in which they are shown."""
 
-    def __init__(self, screen: Screen, cluster: Cluster, options: Options) -> None:
-        self.screen = screen
+    def __init__(self, story: Story, cluster: Cluster, options: Options) -> None:
+        self.story = story
         self.cluster = cluster
         self.options = options
         self.one, self.other = cluster.nodes
@@ -84,30 +85,30 @@ class Tour:
         typed: str | None = None,
         notes: Mapping[str, str] | None = None,
     ) -> None:
-        self.screen.command(host, typed or " ".join(argv))
-        self.screen.output(self.one.node.run(argv).stdout, notes)
+        self.story.command(host, typed or " ".join(argv))
+        self.story.output(self.one.node.run(argv).stdout, notes)
 
     def topology(self) -> None:
         """Draw what was built."""
-        self.screen.step("Two hosts, made of network namespaces")
-        self.screen.output(TOPOLOGY)
+        self.story.step("Two hosts, made of network namespaces")
+        self.story.draw(topology.nodes(("flannel0", "100.96.N.0/32"), "tunneld"))
 
     def store(self) -> None:
         """Show the config and the leases."""
-        self.screen.step("The store: which node has which subnet")
+        self.story.step("The store: which node has which subnet")
         directory = self.cluster.store_dir
         self._show("node1", ["cat", f"{directory}/config"])
         keys = sorted(str(path) for path in (directory / "subnets").iterdir())
         self._show("node1", ["grep", ".", *keys], typed=f"grep . {directory}/subnets/*")
-        self.screen.say("A key is a subnet, its value the address of the node that has it.")
+        self.story.say("A key is a subnet, its value the address of the node that has it.")
 
     def daemons(self) -> None:
         """Start tunneld on both nodes."""
-        self.screen.step("A daemon on each node")
+        self.story.step("A daemon on each node")
         args = ["--dataplane", self.options.dataplane]
         for host in self.cluster.nodes:
             text = " ".join(["tunneld run", *host.daemon.argv, *args])
-            self.screen.command(host.name, text)
+            self.story.command(host.name, text)
         self.cluster.start_daemons(args)
         self._show(
             "node1",
@@ -117,18 +118,18 @@ class Tour:
 
     def routes(self) -> None:
         """Show where node 1 sends a packet for container-2."""
-        self.screen.step("Node 1's routes: 100.96.2.3 matches the /16, so it goes to flannel0")
+        self.story.step("Node 1's routes: 100.96.2.3 matches the /16, so it goes to flannel0")
         self._show("node1", ["ip", "route"], notes=ROUTE_NOTES)
 
     def ping(self) -> dict[str, list[dict[str, Any]]]:
         """Ping once, with taps on the way, and show the packet at each station."""
-        self.screen.step("A ping from container to container, watched at five stations")
+        self.story.step("A ping from container to container, watched at five stations")
         taps = [(self.one.node, name) for name in ("docker0", "flannel0", "eth0")]
         taps += [(self.other.node, name) for name in ("flannel0", "docker0")]
         argv = ["ping", "-c", "3", "-i", "0.2", str(self.other.container.address)]
-        self.screen.command("container-1", " ".join(argv))
+        self.story.command("container-1", " ".join(argv))
         with Capture(taps) as capture:
-            self.screen.output(self.one.container.run(argv).stdout.replace("\n\n", "\n"))
+            self.story.output(self.one.container.run(argv).stdout.replace("\n\n", "\n"))
             frames = capture.wait(stations.complete)
         there = stations.find(frames, stations.REQUEST)
         back = stations.find(frames, stations.REPLY)
@@ -138,8 +139,7 @@ class Tour:
         return {"there": _plain(there), "back": _plain(back)}
 
     def _trip(self, text: str, trip: list[Station]) -> None:
-        self.screen.line()
-        self.screen.say(text)
+        self.story.say(text)
         # Only the way there is explained: the way back is its mirror image.
         noted = trip[0].node == "node1"
         rows = []
@@ -154,62 +154,48 @@ class Tour:
             note = STATION_NOTES[f"{station.interface} {station.node}"]
             rows.append([*row, note] if noted else row)
         head = ["station", "TTL", "bytes", "us", ""]
-        self.screen.table(head if noted else head[:4], rows, left=(0, 4))
+        self.story.table(head if noted else head[:4], rows, left=(0, 4))
 
     def _wire(self, trip: list[Station]) -> None:
         outer = next(station.outer for station in trip if station.outer)
         inner = outer.payload[8:]
-        self.screen.line()
-        self.screen.say(
+        self.story.say(
             "Station 3 byte by byte: what crosses the wire is IPv4, UDP, and the packet."
         )
         flags = "DF" if outer.dont_fragment else "-"
-        for data, text in (
+        parts = (
             (outer.header, f"IPv4 {outer.source} > {outer.destination} TTL {outer.ttl} {flags}"),
             (outer.payload[:8], f"UDP {outer.ports[0]} > {outer.ports[1]}"),
             (inner[:20], "IPv4, the container's own, as it is"),
             (inner[20:28], "ICMP, and so on"),
-        ):
-            self.screen.line(f"   {data.hex(' ', 4):<46} {text}")
+        )
+        self.story.output("\n".join(f"{data.hex(' ', 4):<46} {text}" for data, text in parts))
 
     def throughput(self, name: str) -> dict[str, Any]:
         """Run iperf3 and a burst of pings through what is up now."""
-        screen, seconds = self.screen, self.options.seconds
+        story = self.story
         client, server = self.one.container, self.other.container
         if name.startswith("UDP"):
-            screen.step("How fast? One TCP stream through the tunnel")
-        command = " ".join(iperf.client_command(server.address, seconds))
-        screen.command("container-1", command)
-
-        def show(elapsed: float, gbps: float) -> None:
-            screen.progress(elapsed, seconds, f"{elapsed:3.1f} s  {gbps:5.2f} Gb/s")
-
-        show(0.0, 0.0)
-        before = machine.cpu_seconds()
-        result = iperf.tcp(client, server, server.address, seconds=seconds, progress=show)
-        cpu = (machine.cpu_seconds() - before) / max(result.bytes / 1e9, 1e-9)
-        screen.progress_done(
-            f"{result.gbps:.2f} Gb/s, {result.bytes / 1e9:.2f} GB,"
-            f" {cpu:.1f} s of CPU per GB (whole machine)"
-        )
-        rtt = self._rtt()
+            story.step("How fast? One TCP stream through the tunnel")
+        load = measure.tcp(story, client, server, self.options.seconds or 4)
         mtu = int(client.run(["cat", "/sys/class/net/eth0/mtu"]).stdout)
-        return {"name": name, "gbps": result.gbps, "cpu_s_per_gb": cpu, "mtu": mtu, "rtt_us": rtt}
-
-    def _rtt(self) -> float:
-        address = str(self.other.container.address)
-        argv = ["ping", "-q", "-c", "50", "-i", "0.005", address]
-        match = re.search(r"= [\d.]+/([\d.]+)/", self.one.container.run(argv).stdout)
-        return float(match[1]) * 1e3 if match else float("nan")
+        rtt = measure.rtt_us(client, server.address)
+        return {
+            "name": name,
+            "gbps": load.gbps,
+            "cpu_s_per_gb": load.cpu_s_per_gb,
+            "mtu": mtu,
+            "rtt_us": rtt,
+        }
 
     def vxlan(self) -> None:
         """Set VXLAN up beside the tunnel, command by command."""
-        self.screen.step("The same trip without leaving the kernel: VXLAN, by hand")
+        self.story.step("The same trip without leaving the kernel: VXLAN, by hand")
         for number, command in enumerate(self.cluster.setup_vxlan()):
             if number == 6:
-                self.screen.line()
-            self.screen.command(command.host.name, str(command))
-        self.screen.say(
+                self.story.say("And the same on the other node:")
+            self.story.command(command.host.name, str(command))
+        self.story.say(
             "Three entries per peer: a neighbour (next hop -> MAC), an FDB entry (MAC -> node), a"
             " route. The route is a /24, more specific than the tunnel's /16: it wins."
         )
@@ -217,7 +203,7 @@ class Tour:
 
     def summary(self, ways: list[dict[str, Any]]) -> None:
         """Compare the two ways."""
-        self.screen.step("In short")
+        self.story.step("In short")
         head = ["container-1 -> container-2", "Gb/s", "/ VXLAN", "CPU s/GB", "ping us", "MTU"]
         best = ways[-1]["gbps"]
         rows = [
@@ -231,9 +217,9 @@ class Tour:
             ]
             for way in ways
         ]
-        self.screen.table(head, rows)
+        self.story.table(head, rows)
         rung = self.one.daemon.status()["backend"]["dataplane"]
-        self.screen.say(
+        self.story.say(
             f"Rung of the tunnel: {rung}. Underlay setting: {self.options.setting}. A packet of the"
             " tunnel goes down into the kernel, up to the daemon and down again: three crossings on"
             " each node. VXLAN's makes only the first. One short run differs from the next by 15 %."

@@ -1,0 +1,1 @@
+"""One module for each lesson; `tunneld.demo.LESSONS` has their order."""

@@ -1,0 +1,59 @@
+"""Loads that lessons measure: one TCP stream, a burst of pings."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from tunneld.lab import iperf, machine
+
+if TYPE_CHECKING:
+    from ipaddress import IPv4Address
+
+    from tunneld.demo.story import Story
+    from tunneld.lab import Container, Node
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """One TCP stream.
+
+    Attributes:
+        gbps: gigabits per second of payload.
+        bytes: payload in all.
+        cpu_s_per_gb: CPU seconds of the whole machine for a gigabyte.
+    """
+
+    gbps: float
+    bytes: int
+    cpu_s_per_gb: float
+
+
+def tcp(story: Story, client: Container, server: Container, seconds: int) -> Load:
+    """Run iperf3 from one container to another, showing command, progress and result.
+
+    Raises:
+        CommandError: no traffic gets through.
+    """
+    story.command(client.name, " ".join(iperf.client_command(server.address, seconds)))
+
+    def show(elapsed: float, gbps: float) -> None:
+        story.progress(elapsed, seconds, f"{elapsed:3.1f} s  {gbps:5.2f} Gb/s")
+
+    show(0.0, 0.0)
+    before = machine.cpu_seconds()
+    result = iperf.tcp(client, server, server.address, seconds=seconds, progress=show)
+    cpu = (machine.cpu_seconds() - before) / max(result.bytes / 1e9, 1e-9)
+    story.progress_done(
+        f"{result.gbps:.2f} Gb/s, {result.bytes / 1e9:.2f} GB,"
+        f" {cpu:.1f} s of CPU per GB (whole machine)"
+    )
+    return Load(result.gbps, result.bytes, cpu)
+
+
+def rtt_us(client: Node, address: IPv4Address) -> float:
+    """Return the mean round trip of 50 pings, microseconds; nan: none came back."""
+    argv = ["ping", "-q", "-c", "50", "-i", "0.005", str(address)]
+    match = re.search(r"= [\d.]+/([\d.]+)/", client.run(argv, check=False).stdout)
+    return float(match[1]) * 1e3 if match else float("nan")

@@ -1,0 +1,122 @@
+"""What a lesson needs of the machine: each missing thing is named, with what to do about it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tunneld.errors import StartError
+from tunneld.lab import Lab, process, tracing
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+TUN = Path("/dev/net/tun")
+
+
+@dataclass(frozen=True, slots=True)
+class Missing:
+    """What is not there.
+
+    Attributes:
+        what: in a few words.
+        remedy: what to do.
+    """
+
+    what: str
+    remedy: str
+
+
+def _root() -> Missing | None:
+    if os.geteuid() == 0:
+        return None
+    return Missing(
+        "namespaces are made here, which needs root", "run it with sudo, or in `unshare -Urnm`"
+    )
+
+
+def _tun() -> Missing | None:
+    try:
+        with TUN.open("r+b", buffering=0):
+            return None
+    except OSError as error:
+        remedy = "modprobe tun; in a container, start it with --device /dev/net/tun"
+        return Missing(f"{TUN} cannot be opened ({error.strerror})", remedy)
+
+
+def _device(kind: str) -> Callable[[], Missing | None]:
+    """Return the check that this kernel can make a kind of device, tried in a scratch namespace."""
+
+    def check() -> Missing | None:
+        if os.geteuid() != 0:
+            return _root()
+        words = {"vxlan": "vxlan id 1 dstport 8472"}.get(kind, kind)
+        with Lab() as lab:
+            node = lab.node("probe")
+            done = node.run(f"ip link add probe0 type {words}".split(), check=False)
+        if done.returncode == 0:
+            return None
+        return Missing(
+            f"this kernel makes no {kind} device ({done.stderr.strip()})",
+            f"modprobe {kind}, or use a kernel with CONFIG_{kind.upper()} (Debian's has it)",
+        )
+
+    return check
+
+
+def _tracer() -> Missing | None:
+    if _root() is None and tracing.tool() is not None:
+        return None
+    return Missing(
+        "neither perf nor bpftrace counts system calls here",
+        "apt-get install -y linux-perf (or bpftrace), and run it as root",
+    )
+
+
+def _tool(name: str, package: str) -> Missing | None:
+    if shutil.which(name):
+        return None
+    return Missing(f"{name} is not installed", f"apt-get install -y {package}")
+
+
+CHECKS: dict[str, Callable[[], Missing | None]] = {
+    "root": _root,
+    "tun": _tun,
+    "vxlan": _device("vxlan"),
+    "bridge": _device("bridge"),
+    "tracer": _tracer,
+}
+"""Name of a need -> its check."""
+
+
+def missing(needs: Sequence[str]) -> list[Missing]:
+    """Return what is not there of what a lesson needs."""
+    found = []
+    for need in needs:
+        name, _, package = need.partition(":")
+        try:
+            lack = _tool(name, package) if package else CHECKS[name]()
+        except process.CommandError as error:
+            lack = Missing(f"{need} could not be tried: {error}", error.remedy or "see the message")
+        if lack and lack not in found:
+            found.append(lack)
+    return found
+
+
+def require(lesson: str, needs: Sequence[str]) -> None:
+    """Check that a lesson can run here.
+
+    Raises:
+        StartError: it cannot; everything that is missing, each with its remedy.
+    """
+    lacks = missing(needs)
+    if lacks:
+        what = "; ".join(each.what for each in lacks)
+        raise StartError(
+            f"lesson {lesson} cannot run here: {what}",
+            remedy="; ".join(each.remedy for each in lacks)
+            + ". `tunneld demo` lists the lessons that can run here",
+        )
