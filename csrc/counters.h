@@ -5,12 +5,32 @@
  * writes a direction's words (it owns the direction), anybody may read them at any moment: a
  * relaxed store is enough, and no locked instruction is spent per packet.
  *
- * Conservation, at rest, in each direction: packets_read == packets_written + sum of drop_*.
+ * Conservation, at rest, in each direction: packets_read == packets_written + sum of drop_*. And
+ * for each operation, read or written: the sum of batch_* == syscalls_*.
  */
 #ifndef TNL_COUNTERS_H
 #define TNL_COUNTERS_H
 
 #include <stdint.h>
+
+/* System calls by the number of packets that they moved: 0 (they failed), 1, 2, up to 4, 8 ...
+ * 4096, and more. What they moved in all is packets_read or packets_written. */
+#define BATCH_COUNTERS(X, operation)                                                               \
+	X(batch_##operation##_0)                                                                   \
+	X(batch_##operation##_1)                                                                   \
+	X(batch_##operation##_2)                                                                   \
+	X(batch_##operation##_4)                                                                   \
+	X(batch_##operation##_8)                                                                   \
+	X(batch_##operation##_16)                                                                  \
+	X(batch_##operation##_32)                                                                  \
+	X(batch_##operation##_64)                                                                  \
+	X(batch_##operation##_128)                                                                 \
+	X(batch_##operation##_256)                                                                 \
+	X(batch_##operation##_512)                                                                 \
+	X(batch_##operation##_1024)                                                                \
+	X(batch_##operation##_2048)                                                                \
+	X(batch_##operation##_4096)                                                                \
+	X(batch_##operation##_more)
 
 #define OUTBOUND_COUNTERS(X)                                                                       \
 	X(packets_read)                                                                            \
@@ -37,7 +57,9 @@
 	X(drop_ttl_expired)                                                                        \
 	X(drop_too_big)                                                                            \
 	X(drop_send_failed)                                                                        \
-	X(drop_stopped)
+	X(drop_stopped)                                                                            \
+	BATCH_COUNTERS(X, read)                                                                    \
+	BATCH_COUNTERS(X, written)
 
 #define INBOUND_COUNTERS(X)                                                                        \
 	X(packets_read)                                                                            \
@@ -65,13 +87,18 @@
 	X(drop_outside_source)                                                                     \
 	X(drop_foreign_destination)                                                                \
 	X(drop_ttl_expired)                                                                        \
-	X(drop_write_failed)
+	X(drop_write_failed)                                                                       \
+	BATCH_COUNTERS(X, read)                                                                    \
+	BATCH_COUNTERS(X, written)
 
 #define OUTBOUND_ENUM(name) OUT_##name,
 #define INBOUND_ENUM(name) IN_##name,
 
 enum outbound_counter { OUTBOUND_COUNTERS(OUTBOUND_ENUM) OUTBOUND_COUNTER_COUNT };
 enum inbound_counter { INBOUND_COUNTERS(INBOUND_ENUM) INBOUND_COUNTER_COUNT };
+
+/* Of the 15 buckets of an operation, the one for more than 4096 packets. */
+#define BATCH_LAST ((unsigned int)(OUT_batch_read_more - OUT_batch_read_0))
 
 /**
  * count() - add to a word that only this thread writes
@@ -82,6 +109,20 @@ enum inbound_counter { INBOUND_COUNTERS(INBOUND_ENUM) INBOUND_COUNTER_COUNT };
 static inline void count(uint64_t *counters, unsigned int index, uint64_t n)
 {
 	__atomic_store_n(&counters[index], counters[index] + n, __ATOMIC_RELAXED);
+}
+
+/**
+ * count_batch() - count a system call by the number of packets that it moved
+ * @counters: the words of this thread's direction
+ * @first:    batch_*_0 of the operation
+ * @packets:  how many; 0: it failed
+ */
+static inline void count_batch(uint64_t *counters, unsigned int first, uint32_t packets)
+{
+	unsigned int bucket =
+		packets < 2 ? packets : 33u - (unsigned int)__builtin_clz(packets - 1);
+
+	count(counters, first + (bucket < BATCH_LAST ? bucket : BATCH_LAST), 1);
 }
 
 #endif

@@ -290,6 +290,7 @@ static enum turn_result inbound_move(struct inbound *in, const struct tnl_routes
 	uint32_t moved = 0;
 
 	while (moved < TURN_BUDGET) {
+		uint64_t before = in->counters[IN_packets_read];
 		int received;
 
 		for (uint32_t i = 0; i < batch; i++) {
@@ -299,10 +300,12 @@ static enum turn_result inbound_move(struct inbound *in, const struct tnl_routes
 		received = recvmmsg(in->engine->options.udp_fd, in->messages, batch, MSG_DONTWAIT,
 				    NULL);
 		count(in->counters, IN_syscalls_read, 1);
-		if (received < 0)
-			return TURN_DRAINED;
 		for (int i = 0; i < received; i++)
 			inbound_datagram(in, table, (uint32_t)i);
+		count_batch(in->counters, IN_batch_read_0,
+			    (uint32_t)(in->counters[IN_packets_read] - before));
+		if (received < 0)
+			return TURN_DRAINED;
 		tun_batch_flush(&in->tun, table);
 		moved += (uint32_t)received;
 		if ((uint32_t)received < batch)

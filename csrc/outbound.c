@@ -173,6 +173,7 @@ static bool outbound_parse(struct outbound *o, struct frame *frame, struct segme
 		frame->largest = plan->header_length + plan->size;
 		count(o->counters, OUT_superpackets_read, 1);
 	}
+	count_batch(o->counters, OUT_batch_read_0, frame->packets);
 	count(o->counters, OUT_packets_read, frame->packets);
 	count(o->counters, OUT_bytes_read, frame->bytes);
 	if (verdict != IP_OK)
@@ -253,6 +254,8 @@ static enum turn_result outbound_move(struct outbound *o, const struct tnl_route
 		ssize_t length = read(o->engine->options.tun_fd, data, room);
 
 		count(o->counters, OUT_syscalls_read, 1);
+		if (length <= 0)
+			count_batch(o->counters, OUT_batch_read_0, 0);
 		if (length < 0) {
 			int error = errno;
 

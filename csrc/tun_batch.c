@@ -27,19 +27,22 @@ void tun_batch_init(struct tun_batch *batch, int fd, uint32_t features, uint64_t
 
 /**
  * tun_batch_write() - one write
- * @batch: batch
- * @iovs:  vnet header first if the TUN has one
- * @count: of @iovs
+ * @batch:     batch
+ * @iovs:      vnet header first if the TUN has one
+ * @iov_count: of @iovs
+ * @packets:   that they hold
  *
  * Return: 0 or the errno
  */
-static int tun_batch_write(struct tun_batch *batch, const struct iovec *iovs, int iov_count)
+static int tun_batch_write(struct tun_batch *batch, const struct iovec *iovs, int iov_count,
+			   uint32_t packets)
 {
 	ssize_t written;
 
 	do {
 		written = writev(batch->fd, iovs, iov_count);
 		count(batch->counters, IN_syscalls_written, 1);
+		count_batch(batch->counters, IN_batch_written_0, written < 0 ? 0 : packets);
 	} while (written < 0 && errno == EINTR);
 	return written < 0 ? errno : 0;
 }
@@ -82,7 +85,7 @@ static void tun_batch_write_pieces(struct tun_batch *batch, const struct tnl_rou
 		struct iovec iovs[2] = {{&vnet, VNET_HDR_BYTES}, {piece->packet, piece->length}};
 
 		tun_batch_account(batch, table, entry->route, 1, piece->length,
-				  tun_batch_write(batch, iovs, 2));
+				  tun_batch_write(batch, iovs, 2, 1));
 	}
 }
 
@@ -109,7 +112,7 @@ static void tun_batch_write_entry(struct tun_batch *batch, const struct tnl_rout
 		iovs[used++] = (struct iovec){piece->packet + entry->header_length,
 					      piece->length - entry->header_length};
 	}
-	error = tun_batch_write(batch, iovs, used);
+	error = tun_batch_write(batch, iovs, used, entry->count);
 	if (error == EINVAL && entry->count > 1) {
 		coalesce_restore(&batch->coalesce, entry, saved);
 		if (entry->proto == IP_PROTO_TCP)
@@ -152,7 +155,7 @@ void tun_batch_add(struct tun_batch *batch, const struct tnl_routes *table, int3
 
 	if (!batch->vnet) {
 		tun_batch_account(batch, table, route, 1, header->total_length,
-				  tun_batch_write(batch, &iov, 1));
+				  tun_batch_write(batch, &iov, 1, 1));
 		return;
 	}
 	if (coalesce_is_full(&batch->coalesce))

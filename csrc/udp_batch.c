@@ -221,8 +221,7 @@ static void udp_batch_account(struct udp_batch *batch, const struct tnl_routes *
  */
 static uint32_t udp_batch_shift(struct udp_batch *batch, struct udp_run *run, uint32_t packets)
 {
-	uint32_t iovs = packets * run->packet_iovs;
-	uint32_t bytes = 0;
+	uint32_t iovs = packets * run->packet_iovs, bytes = 0;
 
 	for (uint32_t i = 0; i < iovs; i++)
 		bytes += (uint32_t)batch->iovs[run->first_iov + i].iov_len;
@@ -263,6 +262,7 @@ static bool udp_batch_send_plain(struct udp_batch *batch, const struct tnl_route
 			};
 		done = sendmmsg(batch->fd, messages, packets, 0);
 		count(batch->counters, OUT_syscalls_written, 1);
+		count_batch(batch->counters, OUT_batch_written_0, done > 0 ? (uint32_t)done : 0);
 		if (done > 0) {
 			uint32_t bytes = udp_batch_shift(batch, run, (uint32_t)done);
 
@@ -339,24 +339,26 @@ static void udp_batch_resolve(struct udp_batch *batch, const struct tnl_routes *
  */
 static bool udp_batch_send(struct udp_batch *batch, const struct tnl_routes *table)
 {
-	uint32_t end = batch->sent;
+	uint32_t end = batch->sent, packets = 0;
 	int done;
 
 	for (; end < batch->count && !batch->runs[end].plain; end++)
 		udp_batch_prepare(batch, end);
 	done = sendmmsg(batch->fd, &batch->messages[batch->sent], end - batch->sent, 0);
 	count(batch->counters, OUT_syscalls_written, 1);
-	if (done < 0 && (errno == EAGAIN || errno == EWOULDBLOCK))
-		return false;
-	if (done < 0 && errno != EINTR)
-		udp_batch_refused(batch, errno);
 	for (int i = 0; i < done; i++) {
 		const struct udp_run *run = &batch->runs[batch->sent++];
 
+		packets += run->packets;
 		udp_batch_account(batch, table, run, run->packets, run->bytes);
 		if (run->packets > 1)
 			count(batch->counters, OUT_superpackets_written, 1);
 	}
+	count_batch(batch->counters, OUT_batch_written_0, packets);
+	if (done < 0 && (errno == EAGAIN || errno == EWOULDBLOCK))
+		return false;
+	if (done < 0 && errno != EINTR)
+		udp_batch_refused(batch, errno);
 	return true;
 }
 

@@ -265,12 +265,28 @@ static inline void check_conservation(const struct bed *bed, int direction)
 	CHECK_EQ(left, 0);
 }
 
+/** check_batches() - each system call of an operation is in one bucket */
+static inline void check_batches(const struct bed *bed, uint32_t syscalls, uint32_t first)
+{
+	uint64_t left = word(bed, syscalls);
+
+	for (uint32_t i = 0; i <= BATCH_LAST; i++)
+		left -= word(bed, first + i);
+	CHECK_EQ(left, 0);
+}
+
 /** bed_end() - stop, check what must hold after any test, release */
 static inline void bed_end(struct bed *bed)
 {
 	bed_halt(bed);
 	check_conservation(bed, TNL_OUTBOUND);
 	check_conservation(bed, TNL_INBOUND);
+	check_batches(bed, OUT_syscalls_read, OUT_batch_read_0);
+	check_batches(bed, OUT_syscalls_written, OUT_batch_written_0);
+	check_batches(bed, OUTBOUND_COUNTER_COUNT + IN_syscalls_read,
+		      OUTBOUND_COUNTER_COUNT + IN_batch_read_0);
+	check_batches(bed, OUTBOUND_COUNTER_COUNT + IN_syscalls_written,
+		      OUTBOUND_COUNTER_COUNT + IN_batch_written_0);
 	CHECK_EQ(engine_allocations, 0);
 	tnl_free(bed->engine);
 	/* Borrowed means that they are still open. */

@@ -138,6 +138,8 @@ static void test_superpacket_in(const struct mode *mode)
 	CHECK_EQ(in_word(&bed, IN_packets_written), 20);
 	CHECK_EQ(in_word(&bed, IN_superpackets_written), 1);
 	CHECK_EQ(in_word(&bed, IN_syscalls_written), 1);
+	CHECK_EQ(in_word(&bed, IN_batch_read_32), 1);
+	CHECK_EQ(in_word(&bed, IN_batch_written_32), 1);
 }
 
 /** struct run_refusal - an errno for runs, and what it must lead to

@@ -17,14 +17,16 @@ from tests.dataplane.bed import PEER2, PEER3, PEER4, SNAPSHOT, STRANGER
 from tests.dataplane.packets import ipv4, with_checksum
 from tunneld.dataplane import Route, RouteSnapshot, SourceCheck
 from tunneld.dataplane.admission import Table, Verdict, decide_inbound, decide_outbound
+from tunneld.dataplane.reference import OUTBOUND_COUNTERS
 
 if TYPE_CHECKING:
     from tests.dataplane.bed import Bed, Outcome
 
-# Volume of system calls depends on the rung; everything else must be equal.
+# System calls and what each of them moves depend on the rung; all else must be equal.
 RUNG_DEPENDENT = (
     *("syscalls_read", "syscalls_written", "syscalls_poll"),
     *("superpackets_read", "superpackets_written"),
+    *(name for name in OUTBOUND_COUNTERS if name.startswith("batch_")),
 )
 SENDERS = (PEER2, PEER3, PEER4, STRANGER, "masqueraded")
 # Few addresses, so that packets meet the prefixes of the snapshots.

@@ -46,17 +46,32 @@ _VOLUME = (
     "packets_read bytes_read packets_written bytes_written superpackets_read superpackets_written "
     "syscalls_read syscalls_written syscalls_poll"
 )
+_BATCHES = " ".join(
+    f"batch_{operation}_{most}"
+    for operation in ("read", "written")
+    for most in (0, *(1 << power for power in range(13)), "more")
+)
 _INVALID = "drop_too_short drop_not_ipv4 drop_bad_header_length drop_bad_length drop_bad_checksum"
 OUTBOUND_COUNTERS = tuple(
     f"{_VOLUME} icmp_sent_net_unreachable icmp_sent_time_exceeded icmp_sent_fragmentation_needed "
     f"icmp_suppressed {_INVALID} drop_own_subnet drop_own_peer drop_no_route drop_ttl_expired "
-    "drop_too_big drop_send_failed drop_stopped".split()
+    f"drop_too_big drop_send_failed drop_stopped {_BATCHES}".split()
 )
 INBOUND_COUNTERS = tuple(
     f"{_VOLUME} icmp_sent_time_exceeded icmp_suppressed {_INVALID} drop_truncated "
     "drop_outer_source drop_outer_port drop_own_source drop_spoofed_source drop_martian_source "
-    "drop_outside_source drop_foreign_destination drop_ttl_expired drop_write_failed".split()
+    "drop_outside_source drop_foreign_destination drop_ttl_expired drop_write_failed "
+    f"{_BATCHES}".split()
 )
+
+
+def _with_batches(counters: Mapping[str, int]) -> dict[str, int]:
+    """Add the system calls by the packets that they moved: here one each, or none."""
+    made = dict(counters)
+    for operation in ("read", "written"):
+        made[f"batch_{operation}_1"] = packets = made[f"packets_{operation}"]
+        made[f"batch_{operation}_0"] = made[f"syscalls_{operation}"] - packets
+    return made
 
 
 class TokenBucket:
@@ -141,7 +156,7 @@ class Reference:
 
     def counters(self) -> DataplaneCounters:
         """Read all counters."""
-        return DataplaneCounters(outbound=dict(self._out), inbound=dict(self._in))
+        return DataplaneCounters(_with_batches(self._out), _with_batches(self._in))
 
     def peer_counters(self) -> Mapping[IPv4Network, PeerCounters]:
         """Read the counters of each route of the current snapshot."""
