@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 IPV4_UDP = 28
 """Outer IPv4 and UDP headers, bytes."""
 
-READY_S = 10.0
+READY_S = 30.0
 
 Command = tuple[str, ...]
 

@@ -195,7 +195,7 @@ async def test_tokens_come_back(open_bed: OpenBed) -> None:
     while sent < 3:
         outcome = await bed.send_tun(ipv4("100.96.1.2", NOWHERE))
         sent += outcome.outbound["icmp_sent_net_unreachable"]
-        assert time.monotonic() - began < 10
+        assert time.monotonic() - began < 30
 
 
 async def test_a_rate_of_zero_is_silence(open_bed: OpenBed) -> None:

@@ -6,13 +6,23 @@ import asyncio
 import logging
 import resource
 import time
+from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 
 import pytest
 
 from tests.etcd.conftest import MakeStore
-from tests.etcd.following import PREFIX, SUBNETS, VALUE, Follower, disconnected, name, value
+from tests.etcd.following import (
+    PREFIX,
+    QUICK,
+    SUBNETS,
+    VALUE,
+    Follower,
+    disconnected,
+    name,
+    value,
+)
 from tests.etcd.relay import Relay
 from tunneld import allocate
 from tunneld.allocate import Held
@@ -103,7 +113,9 @@ async def test_a_wiped_directory_keeps_peers_that_come_back(
     assert "was wiped or restored" in caplog.text
 
 
-async def test_most_keys_deleted_at_once(store: EtcdStore, etcd: EtcdServer) -> None:
+async def test_most_keys_deleted_at_once(etcd: EtcdServer, make_store: MakeStore) -> None:
+    # Time for the put to come before the others go, also on a busy machine.
+    store = make_store(etcd.url, replace(QUICK, grace=6.0))
     for number in range(1, 9):
         etcd.ctl("put", SUBNETS + name(number), "peer")
     async with Follower(store) as follower:
@@ -229,7 +241,7 @@ async def test_the_watch_costs_nothing_while_etcd_is_away(
         await asyncio.sleep(3)
         after = resource.getrusage(resource.RUSAGE_SELF)
     used = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    assert used < 0.3, "with a retry every 0.3 s"
+    assert used < 0.6, "with a retry every 0.3 s"
     said = [record for record in caplog.records if record.name == "tunneld.store.etcd"]
     assert len(said) <= 3, "an outage is told once, not at each attempt"
 
@@ -240,12 +252,12 @@ async def test_a_frozen_server_is_left(etcd: EtcdServer, make_store: MakeStore) 
     async with Follower(store) as follower:
         etcd.freeze()
         try:
-            await disconnected(store, seconds=20)
+            await disconnected(store)
             await asyncio.sleep(30)
         finally:
             etcd.thaw()
         etcd.ctl("put", SUBNETS + name(1), "v")
-        await follower.until(lambda: name(1) in follower.keys, "the key", 20)
+        await follower.until(lambda: name(1) in follower.keys, "the key")
 
 
 async def test_the_config_survives_anything(store: EtcdStore, etcd: EtcdServer) -> None:

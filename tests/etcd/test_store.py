@@ -37,7 +37,7 @@ async def test_create_is_flannels_grant_and_transaction(store: EtcdStore, etcd: 
     entry = await store.create(name(1), VALUE, 86400)
     assert entry is not None
     assert entry.expires_in is not None
-    assert 86390 < entry.expires_in <= 86400
+    assert 86300 < entry.expires_in <= 86400
     shown = etcd.ctl("get", "--prefix", PREFIX)
     assert shown == f"{SUBNETS}{name(1)}\n{VALUE.decode()}\n"
     (listed,) = await store.list_entries()
@@ -62,7 +62,7 @@ async def test_renew_takes_a_new_lease_and_gives_the_old_one_back(
     assert second.create_revision == first.create_revision
     assert second.mod_revision > first.mod_revision
     assert second.expires_in is not None
-    assert 190 < second.expires_in <= 200
+    assert 150 < second.expires_in <= 200
     assert etcd.ctl("lease", "list") != leases
     assert etcd.ctl("lease", "list").count("\n") == leases.count("\n")
     # The first claim is history: it neither overwrites nor removes.
@@ -102,7 +102,7 @@ async def test_our_key_on_anothers_lease_tells_that_leases_end(
         await follower.until(lambda: len(follower.events) == 2, "the put")
         left = follower.content[name(1)].expires_in
     assert left is not None
-    assert 480 < left <= 500
+    assert 400 < left <= 500
 
 
 async def test_the_watch_shows_what_happens(store: EtcdStore, etcd: EtcdServer) -> None:
@@ -171,7 +171,7 @@ async def test_close_ends_a_watch_and_everything_else(store: EtcdStore, etcd: Et
         waiting = asyncio.ensure_future(store.get_config())
         await asyncio.sleep(0)
         await store.close()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             with pytest.raises((StoreUnavailableError, asyncio.CancelledError)):
                 await waiting
             assert follower._task is not None

@@ -70,11 +70,11 @@ def exchange(one: Container, two: Container, size: int, patience: float) -> None
         patience: seconds that one read or write may take.
     """
     with two.socket(socket.AF_INET, socket.SOCK_STREAM) as listener:
-        listener.settimeout(20)
+        listener.settimeout(30)
         listener.bind((str(two.address), PORT))
         listener.listen()
         client = one.socket(socket.AF_INET, socket.SOCK_STREAM)
-        client.settimeout(20)
+        client.settimeout(30)
         client.connect((str(two.address), PORT))
         server, _ = listener.accept()
     with client, server:

@@ -20,14 +20,14 @@ PACKETS_PER_CALL = 10
 def transfer(sender: Container, receiver: Container) -> None:
     """Send SIZE bytes over one TCP connection and wait until all of it is there."""
     with receiver.socket(socket.AF_INET, socket.SOCK_STREAM) as listener:
-        listener.settimeout(20)
+        listener.settimeout(30)
         listener.bind((str(receiver.address), PORT))
         listener.listen()
         client = sender.socket(socket.AF_INET, socket.SOCK_STREAM)
-        client.settimeout(20)
+        client.settimeout(30)
         client.connect((str(receiver.address), PORT))
         server, _ = listener.accept()
-    server.settimeout(20)
+    server.settimeout(30)
     left = SIZE
 
     def send() -> None:

@@ -112,9 +112,9 @@ def test_interrupted_benchmark_goes_on_where_it_was(tmp_path: Path) -> None:
     with subprocess.Popen(
         command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     ) as child:
-        until(lambda: path.exists() and load(path)["runs"], "the first run", timeout=30)
+        until(lambda: path.exists() and load(path)["runs"], "the first run", timeout=60)
         child.send_signal(signal.SIGINT)
-        output, _ = child.communicate(timeout=30)
+        output, _ = child.communicate(timeout=60)
     assert child.returncode == 130, output
     assert f"1 runs are in {path}" in output
     assert "Traceback" not in output

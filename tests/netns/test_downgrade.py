@@ -41,7 +41,7 @@ def narrow_the_path(w: Wire) -> None:
     assert router is not None
     # Routers forward by the device's MTU unless the route's is locked.
     router.ip("route", "add", f"{w.two.public_ip}/32", "dev", "br1", "mtu", "lock", "1400")
-    full = ["ping", "-c1", "-W1", "-M", "do", "-s", "1472", str(w.two.public_ip)]
+    full = ["ping", "-c1", "-W5", "-M", "do", "-s", "1472", str(w.two.public_ip)]
     w.one.node.run(full, check=False)
     assert "mtu 1400" in w.one.node.ip("route", "get", str(w.two.public_ip))
 
@@ -55,7 +55,7 @@ def superpackets(
         sender.socket(socket.AF_INET, socket.SOCK_DGRAM) as source,
     ):
         sink.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, 8 << 20)
-        sink.settimeout(10)
+        sink.settimeout(30)
         sink.bind((str(receiver.address), PORT))
         source.setsockopt(socket.SOL_UDP, UDP_SEGMENT, size)
         with meanwhile or contextlib.nullcontext():
@@ -128,7 +128,7 @@ def test_a_path_that_became_narrow_behind_our_back(rung: str, queues: int) -> No
         answer = ping(one, two.address, size=WIDE, dont_fragment=True)
         assert answer is not None
         assert (answer.type, answer.mtu) == (3, 1372)
-        assert known_mtu(one, two.address) == 1372
+        until(lambda: known_mtu(one, two.address) == 1372, "the container's kernel to learn it")
         assert known_mtu(one, three.address) is None
         assert len(until(lambda: log_lines(w, REFUSED), "the log line")) == 1
         (finding,) = check_daemon(w.one.daemon.run_dir)

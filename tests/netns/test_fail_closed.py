@@ -61,7 +61,7 @@ def try_everything(w: Wire) -> tuple[set[int], set[int | None]]:
         The errnos of the host program, and the ICMP types that the container was told.
     """
     destinations = (w.two.container.address, NOWHERE)
-    told = [ping(w.one.container, to, timeout=0.5) for to in destinations]
+    told = [ping(w.one.container, to, timeout=2.0) for to in destinations]
     return (
         {host_errno(w, to) for to in destinations},
         {answer.type if answer else None for answer in told},
@@ -92,7 +92,7 @@ def test_nothing_leaves_in_clear(fault: str) -> None:
             repair(w)
             wait_for_ping(w.one.container, w.two.container.address)
             child.terminate()
-            child.communicate(timeout=10)
+            child.communicate(timeout=30)
             assert leaks.frames == []
             assert leaks.lost() == 0
 

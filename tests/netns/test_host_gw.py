@@ -13,7 +13,9 @@ from typing import Any
 
 import pytest
 
-from bench.common import UdpResult, udp, udpgen
+from bench.common import require_udp_tools
+from bench.stream import UdpStream
+from tests.netns.leases import put
 from tests.netns.waiting import until
 from tunneld.lab import NETWORK, Cluster, ClusterNode, ping, wait_for_ping
 from tunneld.lab.iperf import tcp
@@ -30,9 +32,8 @@ UNREACHABLE = [
 
 
 def reserve(cluster: Cluster, subnet: IPv4Network, public_ip: object, kind: str = TYPE) -> Path:
-    path = cluster.reserve(subnet, str(public_ip))
-    path.write_text(f'{{"PublicIP":"{public_ip}","PublicIPv6":null,"BackendType":"{kind}"}}')
-    return path
+    value = f'{{"PublicIP":"{public_ip}","PublicIPv6":null,"BackendType":"{kind}"}}'
+    return put(cluster, str(subnet).replace("/", "-"), value)
 
 
 @contextlib.contextmanager
@@ -107,8 +108,8 @@ def test_three_nodes_reach_each_other() -> None:
     with cluster_of(3) as cluster:
         cluster.start_daemons()
         one, two, three = cluster.nodes
-        until(lambda: len(document(one)["peers"]) == 2, "the peers")
-        assert routes(one) == sorted([via(2), via(3), *UNREACHABLE])
+        wanted = sorted([via(2), via(3), *UNREACHABLE])
+        until(lambda: routes(one) == wanted, "the peers")
         for source in cluster.nodes:
             for sink in cluster.nodes:
                 if source is not sink:
@@ -118,7 +119,7 @@ def test_three_nodes_reach_each_other() -> None:
         assert full is not None
         assert full.type == 0
         result = tcp(two.container, three.container, three.container.address, seconds=1)
-        assert result.gbps > 0.1
+        assert result.bytes > 1e6
         backend = document(one)["backend"]
         assert (backend["type"], backend["device"], backend["mtu"]) == (TYPE, "eth0", 1500)
         assert (backend["dataplane"], backend["threads"], backend["skipped"]) == ("kernel", 0, {})
@@ -133,24 +134,16 @@ def test_three_nodes_reach_each_other() -> None:
 def test_traffic_survives_kill_and_restart(pair: Cluster) -> None:
     one, two = pair.nodes
     wait_for_ping(one.container, two.container.address)
-    udpgen()
-    results: list[UdpResult] = []
-
-    def send() -> None:
-        results.append(udp(one.container, two.container, seconds=4, pps=10_000))
-
-    stream = threading.Thread(target=send)
-    with monitor(one) as changes:
-        stream.start()
+    require_udp_tools()
+    with monitor(one) as changes, UdpStream(one.container, two.container) as stream:
         one.daemon.kill()
         one.daemon.start()
         one.daemon.wait_ready()
         assert one.daemon.stop() == 0
         one.daemon.start()
         one.daemon.wait_ready()
-        stream.join()
-    (result,) = results
-    assert result.sent >= 30_000
+    result = stream.result
+    assert result.sent > 1000
     assert (result.received, result.duplicates) == (result.sent, 0)
     assert changes == []
 
@@ -163,7 +156,7 @@ def test_many_peers_come_stay_over_a_restart_and_go(pair: Cluster) -> None:
     assert len(halves) == MANY
     for number, subnet in enumerate(halves):
         reserve(pair, subnet, f"10.168.0.{100 + number % 100}")
-    until(lambda: len(routes(one)) == len(before) + MANY, "the routes", timeout=30)
+    until(lambda: len(routes(one)) == len(before) + MANY, "the routes", timeout=60)
     until(lambda: document(one)["state"] == "ready", "ready")
     with monitor(one) as changes:
         one.daemon.kill()
@@ -176,7 +169,7 @@ def test_many_peers_come_stay_over_a_restart_and_go(pair: Cluster) -> None:
     assert [line for line in changes if str(halves[0]) not in line] == []
     for subnet in halves:
         (pair.store_dir / "subnets" / str(subnet).replace("/", "-")).unlink()
-    until(lambda: routes(one) == before, "the routes to go", timeout=30)
+    until(lambda: routes(one) == before, "the routes to go", timeout=60)
 
 
 FAULTS = {
@@ -195,6 +188,7 @@ def test_lost_routes_come_back(pair: Cluster, fault: str) -> None:
     if fault == "down":
         until(lambda: document(one)["state"] == "degraded", "the daemon to see it")
         # No leak meanwhile, and one line instead of one for each peer.
+        until(lambda: "interface is down" in one.daemon.log.read_text(), "the line")
         assert routes(one) == UNREACHABLE
         assert one.daemon.log.read_text().count("interface is down") == 1
         one.node.ip("link", "set", "eth0", "up")
@@ -202,7 +196,7 @@ def test_lost_routes_come_back(pair: Cluster, fault: str) -> None:
     # A flush takes them one by one, and may be overtaken.
     until(lambda: routes(one) == before, "the routes")
     wait_for_ping(one.container, two.container.address)
-    assert document(one)["state"] == "ready"
+    until(lambda: document(one)["state"] == "ready", "ready")
     assert "peer skipped" not in one.daemon.log.read_text()
 
 
@@ -258,8 +252,7 @@ def test_peers_on_another_link_are_skipped_and_named() -> None:
         assert list(skipped(two)) == ["100.96.1.0/24"]
         assert routes(one) == UNREACHABLE
         wait_for_ping(two.container, three.container.address)
-        log = one.daemon.log.read_text()
-        assert log.count("peer skipped") == 2
+        until(lambda: one.daemon.log.read_text().count("peer skipped") == 2, "two lines")
         # Nobody sends overlay packets to the router.
         answer = ping(one.container, two.container.address)
         assert answer is not None
@@ -267,7 +260,7 @@ def test_peers_on_another_link_are_skipped_and_named() -> None:
         # The link reaches further now: no longer skipped.
         one.node.ip("route", "add", "10.168.1.3/32", "dev", "eth0")
         until(lambda: list(skipped(one)) == ["100.96.3.0/24"], "one to be taken")
-        assert "100.96.2.0/24 via 10.168.1.3 dev eth0" in routes(one)
+        until(lambda: "100.96.2.0/24 via 10.168.1.3 dev eth0" in routes(one), "its route")
         text = run(
             [sys.executable, "-m", "tunneld", "status", "--run-dir", str(one.daemon.run_dir)]
         ).stdout
@@ -281,7 +274,7 @@ def test_leases_of_other_types_are_ignored(pair: Cluster) -> None:
     until(lambda: len(skipped(one)) == 2, "both to be skipped")
     assert "type vxlan" in skipped(one)["100.96.7.0/24"]
     assert "type udp" in skipped(one)["100.96.8.0/24"]
-    assert routes(one) == sorted([via(2), *UNREACHABLE])
+    until(lambda: routes(one) == sorted([via(2), *UNREACHABLE]), "the other routes alone")
 
 
 def test_a_public_ip_that_the_interface_does_not_bear_is_refused() -> None:

@@ -26,7 +26,7 @@ def test_tcp_both_ways_with_a_lower_rung(rung: str, setting: str) -> None:
         cluster.start_daemons(args_by_node=args)
         one, two = cluster.containers
         wait_for_ping(one, two.address)
-        exchange(one, two, 5_000_000, patience=20)
+        exchange(one, two, 5_000_000, patience=30)
         upper, lower = (at_rest(host.daemon) for host in cluster.nodes)
         # Superpackets on one side only, or this showed nothing.
         assert upper["outbound"]["superpackets_read"]
@@ -57,7 +57,7 @@ def test_udp_with_a_plain_socket() -> None:
     with wire("--dataplane", "offload") as w:
         sock = w.one.container.socket(socket.AF_INET, socket.SOCK_DGRAM)
         with sock:
-            sock.settimeout(20)
+            sock.settimeout(30)
             sock.bind(("100.96.1.2", PORTS[0]))
             sock.setsockopt(socket.SOL_UDP, UDP_SEGMENT, SIZE)
             whole = b"".join(payload(number) for number in range(COUNT))

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.netns.waiting import until
 from tunneld.errors import StartError
 from tunneld.lab import (
     NETWORK,
@@ -211,7 +212,8 @@ class TestTearDown:
         assert child.poll() is not None
         assert namespaces() == set()
         assert not directory.exists()
-        assert not [pid for pid in pids if alive(pid)]
+        # The kernel takes its time to end what was killed.
+        until(lambda: not [pid for pid in pids if alive(pid)], "the processes to end")
 
     def test_nothing_is_left_after_a_failure(self) -> None:
         with pytest.raises(CommandError, match="no-such-device"), Cluster(nodes=2) as cluster:
@@ -228,7 +230,7 @@ class TestTearDown:
         child = start_lab_process()
         child.send_signal(number)
         try:
-            assert child.wait(20) != 0
+            assert child.wait(60) != 0
         finally:
             # A lab that does not heed the signal must not outlive this test.
             process.stop([child], grace=20)
@@ -238,7 +240,7 @@ class TestTearDown:
     def test_what_a_killed_lab_leaves_is_swept_by_the_next(self) -> None:
         child = start_lab_process()
         child.kill()
-        child.wait(20)
+        child.wait(60)
         assert namespaces(child.pid)
         assert scratch(child.pid)
         with Lab():

@@ -10,6 +10,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.netns.waiting import until
+from tests.netns.wire import at_rest
 from tunneld.lab import wait_for_ping
 from tunneld.lab.etcd import EtcdServer
 
@@ -71,7 +72,7 @@ class Told:
             return self.lines
 
     def until(self, line: str) -> None:
-        until(lambda: any(line in each for each in self.read()), f"{line}, not {self.lines}", 30)
+        until(lambda: any(line in each for each in self.read()), f"{line}, not {self.lines}")
 
 
 @pytest.fixture
@@ -90,6 +91,9 @@ def test_health_and_metrics_of_a_running_daemon(cluster: Cluster) -> None:
     cluster.start_daemons(HEALTH)
     one, two = cluster.nodes
     wait_for_ping(one.container, two.container.address)
+    # The answer may reach the container before its packet is counted.
+    until(lambda: one.daemon.status()["peers"][0]["tx_packets"], "the packet to be counted")
+    at_rest(one.daemon)
     assert ask(one.node, "healthz") == (200, "ok\n")
     assert ask(one.node, "readyz") == (200, "ready: forwarding 100.96.1.0/24, 1 peer\n")
     # flannel's health port is for everybody, the metrics are not.
@@ -171,7 +175,7 @@ def test_a_store_that_goes_away(cluster: Cluster, etcd: EtcdServer) -> None:
     assert found["tunneld_store_state,disconnected"] == 1
     assert found["tunneld_lease_expiry_timestamp_seconds"] > time.time() + 80_000
     etcd.start()
-    until(lambda: metrics(one)["tunneld_state,ready"] == 1, "the end of the outage", 30)
+    until(lambda: metrics(one)["tunneld_state,ready"] == 1, "the end of the outage")
 
 
 def test_the_watchdog_lives_and_dies_with_the_packet_path(cluster: Cluster) -> None:
@@ -205,7 +209,7 @@ def test_an_interface_that_is_gone_is_named(running_cluster: Cluster) -> None:
     told.until("waiting for the external interface: ")
     assert one.daemon.status()["state"] == "degraded"
     one.node.ip("address", "add", "10.168.0.2/24", "dev", "eth0")
-    until(lambda: one.daemon.status()["state"] == "ready", "the interface", 15)
+    until(lambda: one.daemon.status()["state"] == "ready", "the interface")
 
 
 def test_the_last_words(cluster: Cluster) -> None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.netns.waiting import until
-from tests.netns.wire import UDP_SEGMENT, Meter, wire
+from tests.netns.wire import UDP_SEGMENT, Meter, at_rest, wire
 from tunneld.lab import ping, wait_for_ping
 
 if TYPE_CHECKING:
@@ -41,10 +41,10 @@ def transfer(sender: Container, receiver: Container, megabytes: int) -> int:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((str(receiver.address), 5000))
         listener.listen()
-        client.settimeout(10)
+        client.settimeout(30)
         client.connect((str(receiver.address), 5000))
         connection, _ = listener.accept()
-        connection.settimeout(10)
+        connection.settimeout(30)
         child = threading.Thread(target=send, args=(client, megabytes))
         child.start()
         received = 0
@@ -73,14 +73,14 @@ def test_the_container_is_told_and_tcp_goes_on(rung: str) -> None:
 
         def told() -> Answer | None:
             # The first one is lost: it teaches the kernel of node 1, which tells the daemon.
-            answer = ping(one, two.address, size=1444, dont_fragment=True, timeout=0.1)
+            answer = ping(one, two.address, size=1444, dont_fragment=True, timeout=0.5)
             return answer if answer and answer.type == 3 else None
 
         answer = until(told, "Fragmentation Needed")
         assert (answer.type, answer.code, answer.mtu) == FRAGMENTATION_NEEDED
         assert answer.source == w.one.subnet.network_address
-        assert meter.after().outbound["icmp_sent_fragmentation_needed"] >= 1
-        assert known_mtu(one, two.address) == 1372
+        until(lambda: meter.after().outbound["icmp_sent_fragmentation_needed"], "its count")
+        until(lambda: known_mtu(one, two.address) == 1372, "the container's kernel to learn it")
         # A packet that fits is not hindered, one byte more is told.
         assert getattr(ping(one, two.address, size=1344, dont_fragment=True), "type", None) == 0
         assert getattr(ping(one, two.address, size=1345, dont_fragment=True), "mtu", None) == 1372
@@ -98,7 +98,7 @@ def test_tcp_alone_finds_the_path_mtu(rung: str) -> None:
         assert transfer(one, two, MEGABYTES) == MEGABYTES * MEGABYTE
         until(lambda: transfer(one, two, 1) and known_mtu(one, two.address), "the path MTU")
         assert known_mtu(one, two.address) == 1372
-        assert w.one.daemon.status()["counters"]["outbound"]["drop_too_big"] >= 1
+        assert at_rest(w.one.daemon)["outbound"]["drop_too_big"] >= 1
 
 
 def send_superpackets(container: Container, destination: object) -> bool:
@@ -132,8 +132,8 @@ def test_superpackets_alone_find_the_path_mtu() -> None:
     """Datagrams of UDP_SEGMENT leave without DF and teach nothing, so the first go plain."""
     with wire("--dataplane", "offload", daemons=[1, 2], shape="router") as w:
         w.two.set_mtu(1472)
-        superpackets_learn(w.one.container, w.two.container, 5)
-        assert w.one.daemon.status()["counters"]["outbound"]["superpackets_read"] >= 1
+        superpackets_learn(w.one.container, w.two.container, 8)
+        until(lambda: at_rest(w.one.daemon)["outbound"]["superpackets_read"], "superpackets")
 
 
 @pytest.mark.soak

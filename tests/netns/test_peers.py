@@ -125,7 +125,7 @@ class TestInstalled:
             mtu = int(one.run(["cat", "/sys/class/net/eth0/mtu"]).stdout)
             assert mtu == 1500 - tunnel.overhead
             with Capture([(cable.nodes[0].node, "eth0")]) as capture:
-                answer = ping(one, other.address, size=mtu - 28, dont_fragment=True, timeout=5.0)
+                answer = ping(one, other.address, size=mtu - 28, dont_fragment=True)
                 assert answer is not None
                 assert (answer.type, answer.ttl) == (0, 62)
                 # The MTU is neither too large for the wire nor smaller than it need be.
@@ -151,7 +151,7 @@ class TestInstalled:
     def test_comes_up_again_at_once(self, cable: Cluster, tunnel: Tunnel) -> None:
         for _ in range(2):
             with tunnel.up(cable):
-                assert ping(cable.containers[0], cable.containers[1].address, timeout=5.0)
+                assert ping(cable.containers[0], cable.containers[1].address)
 
 
 def test_a_command_that_fails_half_way_is_undone(cable: Cluster) -> None:
@@ -188,7 +188,7 @@ class TestFlannel:
         with contender.up(cable):
             assert len(contender.pids()) == 2  # etcd carries nothing
             assert len(cable.nodes[0].node.pids()) >= 2
-            answer = ping(one, other.address, size=1472 - 28, dont_fragment=True, timeout=5.0)
+            answer = ping(one, other.address, size=1472 - 28, dont_fragment=True)
             assert answer is not None
             assert answer.type == 0
             lines = contender.command_lines()

@@ -22,7 +22,7 @@ from tests.dataplane.packets import ipv4
 from tests.netns.test_bad_start import refused, start, untouched
 from tests.netns.test_repair import traffic
 from tests.netns.waiting import until
-from tests.netns.wire import SO_RCVBUFFORCE, Meter, RawPeer, at_rest, wire
+from tests.netns.wire import SO_RCVBUFFORCE, Meter, RawPeer, wire
 from tunneld.lab import ping, wait_for_ping
 from tunneld.lab.iperf import tcp
 from tunneld.observe.status import render
@@ -103,18 +103,13 @@ def test_parallel_streams_arrive_intact_over_all_queues(rung: str) -> None:
             server.join()
         assert intact == [True] * count
         for host in (w.one, w.two):
-            backend = host.daemon.status()["backend"]
-            assert backend["dataplane"] == rung
+            assert host.daemon.status()["backend"]["dataplane"] == rung
             # Ports are part of the hash: 24 streams between two addresses use all queues.
             assert all(queues(host.daemon, "outbound"))
             # All that comes from the one peer comes to one socket.
             assert sorted(queues(host.daemon, "inbound"))[:-1] == [0] * (QUEUES - 1)
-            totals = at_rest(host.daemon)
-            assert sum(queues(host.daemon, "outbound")) == totals["outbound"]["packets_read"]
-            assert sum(queues(host.daemon, "inbound")) == totals["inbound"]["packets_read"]
-            (peer,) = host.daemon.status()["peers"]
-            assert peer["tx_packets"] == totals["outbound"]["packets_written"]
-            assert peer["rx_packets"] == totals["inbound"]["packets_written"]
+            # The ends of connections may still be on their way.
+            until(lambda: adds_up(host.daemon.status()), "all counts to agree")  # noqa: B023
 
 
 def test_datagrams_keep_their_order_beside_tcp() -> None:
@@ -139,7 +134,19 @@ def test_datagrams_keep_their_order_beside_tcp() -> None:
         assert sum(result.received for result in results) == sent
         out = meter.after(outbound=sent).outbound
         assert out["packets_written"] == out["packets_read"] >= sent
-        assert sum(1 for packets in queues(w.one.daemon, "outbound") if packets > 5000) > 1
+        assert sum(1 for packets in queues(w.one.daemon, "outbound") if packets > 1000) > 1
+
+
+def adds_up(document: dict[str, Any]) -> bool:
+    """Whether queues, directions and the only peer have counted the same packets."""
+    spread: list[dict[str, int]] = document["backend"]["queues"]
+    (peer,) = document["peers"]
+    return all(
+        sum(queue[way] for queue in spread) == total["packets_read"]
+        and peer[counter] == total["packets_written"]
+        for way, counter in (("outbound", "tx_packets"), ("inbound", "rx_packets"))
+        for total in (document["counters"][way],)
+    )
 
 
 class Neighbours:
@@ -192,7 +199,7 @@ def test_inbound_is_spread_by_peer_in_order_and_stays_where_it_was() -> None:
         with sock, Neighbours(w) as neighbours:
             until(lambda: len(w.one.daemon.status()["peers"]) == PEERS + 1, "the peers")
             sock.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, 8 << 20)
-            sock.settimeout(10)
+            sock.settimeout(30)
             sock.bind((str(w.one.container.address), PORT))
             rounds = []
             for numbers in (range(20), range(20, 40)):
@@ -240,6 +247,8 @@ def test_a_deleted_device_comes_back_with_all_queues_and_its_steering() -> None:
                     "the repair",
                 )
                 wait_for_ping(w.one.container, w.two.container.address)
+        # Behind this one there is no packet of the traffic.
+        wait_for_ping(w.one.container, w.two.container.address)
         backend: dict[str, Any] = w.one.daemon.status()["backend"]
         assert "dataplane" not in backend["repairs"]
         assert len(backend["queues"]) == QUEUES
@@ -267,8 +276,8 @@ def test_a_new_underlay_address_renews_all_sockets() -> None:
             lambda: w.one.daemon.status()["backend"]["repairs"].get("underlay_address") == 1,
             "the new address",
         )
-        wait_for_ping(w.one.container, w.two.container.address, timeout=20)
-        wait_for_ping(w.two.container, w.one.container.address, timeout=20)
+        wait_for_ping(w.one.container, w.two.container.address)
+        wait_for_ping(w.two.container, w.one.container.address)
         table = w.one.node.run(["cat", "/proc/net/udp"]).stdout.splitlines()[1:]
         local = [line.split()[1] for line in table]
         assert local == ["1600A80A:205D"] * QUEUES
@@ -283,7 +292,7 @@ def test_a_narrow_path_is_found_and_told(rung: str) -> None:
 
             def told(container: Container = container) -> bool:
                 answer = ping(
-                    container, w.two.container.address, size=1444, dont_fragment=True, timeout=0.1
+                    container, w.two.container.address, size=1444, dont_fragment=True, timeout=0.5
                 )
                 return answer is not None and (answer.type, answer.mtu) == (3, 1372)
 

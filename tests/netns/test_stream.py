@@ -17,7 +17,7 @@ def stream_both_ways(size: int, patience: float) -> None:
     with Cluster(shape="relay", faults=FAULTS) as cluster:
         cluster.start_daemons(["--dataplane", "offload"])
         one, two = cluster.containers
-        wait_for_ping(one, two.address, timeout=20)
+        wait_for_ping(one, two.address, timeout=30)
         began = time.monotonic()
         exchange(one, two, size, patience)
         print(f"{size} bytes each way in {time.monotonic() - began:.1f} s")

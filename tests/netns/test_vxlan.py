@@ -32,7 +32,7 @@ def trio() -> Iterator[Cluster]:
         cluster.start_daemons()
         for host in cluster.nodes:
             others = [other for other in cluster.nodes if other is not host]
-            until(lambda: len(bed.fdb(host)) == len(others), "the peers")  # noqa: B023
+            until(lambda: bed.tables(host) == bed.wanted(host, others), "the peers")  # noqa: B023
         yield cluster
 
 
@@ -46,7 +46,7 @@ def test_three_nodes_reach_each_other_with_flannels_tables(trio: Cluster) -> Non
     full = ping(one.container, two.container.address, size=1450 - 28, dont_fragment=True)
     assert full is not None
     assert full.type == 0
-    assert tcp(two.container, three.container, three.container.address, seconds=1).gbps > 0.1
+    assert tcp(two.container, three.container, three.container.address, seconds=1).bytes > 1e6
 
 
 def test_device_status_and_lease(trio: Cluster) -> None:
@@ -121,7 +121,7 @@ def test_an_unassigned_address_is_unreachable_and_nothing_leaves_in_clear(trio: 
         answer = ping(one.container, "100.96.9.9")
         assert answer is not None
         assert answer.type == 3
-        assert ping(one.node, "100.96.9.9") is None
+        assert ping(one.node, "100.96.9.9", timeout=1.0) is None
         # Nor while the device is away, or for good when the daemon is.
         one.daemon.kill()
         one.node.ip("link", "del", bed.DEVICE)
@@ -155,11 +155,12 @@ def test_leases_that_are_none_of_ours_are_skipped_and_named(trio: Cluster) -> No
     for subnet in ("100.96.20.0/24", "100.96.21.0/24"):
         bed.put(trio, IPv4Network(subnet), text)
     until(lambda: f"{mac} dst 10.168.0.37 self permanent" in bed.fdb(one), "the FDB entry")
+    until(lambda: "100.96.20.0" in " ".join(bed.neighbours(one)), "the neighbour")
     path = bed.put(trio, IPv4Network("100.96.20.0/24"), text)
     path.unlink()
     until(lambda: "100.96.20.0" not in " ".join(bed.neighbours(one)), "the one to go")
     assert f"{mac} dst 10.168.0.37 self permanent" in bed.fdb(one)
-    assert f"100.96.21.0 lladdr {mac} PERMANENT" in bed.neighbours(one)
+    until(lambda: f"100.96.21.0 lladdr {mac} PERMANENT" in bed.neighbours(one), "the other one")
 
 
 def test_a_peer_that_changes_is_followed(trio: Cluster) -> None:
@@ -169,10 +170,11 @@ def test_a_peer_that_changes_is_followed(trio: Cluster) -> None:
     until(lambda: f"{mac} dst 10.168.0.40 self permanent" in bed.fdb(one), "the peer")
     bed.put(trio, subnet, bed.value("10.168.0.41", mac))
     until(lambda: f"{mac} dst 10.168.0.41 self permanent" in bed.fdb(one), "its new address")
-    assert "10.168.0.40" not in " ".join(bed.fdb(one))
+    until(lambda: "10.168.0.40" not in " ".join(bed.fdb(one)), "the old address to go")
     bed.put(trio, subnet, bed.value("10.168.0.41", "be:51:5e:00:00:02"))
     until(lambda: mac not in " ".join(bed.fdb(one)), "the old MAC to go")
-    assert "100.96.30.0 lladdr be:51:5e:00:00:02 PERMANENT" in bed.neighbours(one)
+    new = "100.96.30.0 lladdr be:51:5e:00:00:02 PERMANENT"
+    until(lambda: new in bed.neighbours(one), "the new MAC")
     assert bed.repairs(one) == {}
 
 
@@ -216,9 +218,9 @@ def test_direct_routing_takes_no_tunnel_on_the_same_link() -> None:
         direct = f"{two.subnet} via {two.public_ip} dev eth0"
         tunnel = f"{far} via 100.96.40.0 dev {bed.DEVICE} onlink"
         wanted = sorted([*bed.UNREACHABLE, direct, tunnel])
-        until(lambda: bed.routes(one) == wanted, "both routes")
-        assert bed.neighbours(one) == ["100.96.40.0 lladdr be:51:5e:00:00:01 PERMANENT"]
-        assert bed.fdb(one) == ["be:51:5e:00:00:01 dst 192.0.2.40 self permanent"]
+        neighbours = ["100.96.40.0 lladdr be:51:5e:00:00:01 PERMANENT"]
+        fdb = ["be:51:5e:00:00:01 dst 192.0.2.40 self permanent"]
+        until(lambda: bed.tables(one) == (wanted, neighbours, fdb), "both")
         with Capture([(two.node, "eth0")], to=NETWORK) as capture:
             until(lambda: f"{one.subnet} via" in " ".join(bed.routes(two)), "the way back")
             wait_for_ping(one.container, two.container.address)
@@ -226,10 +228,10 @@ def test_direct_routing_takes_no_tunnel_on_the_same_link() -> None:
         # The link ends there now: the tunnel takes over, and back.
         one.node.ip("route", "add", str(two.public_ip), "via", "10.168.0.1")
         until(lambda: f"{two.subnet} via 100.96.2.0" in " ".join(bed.routes(one)), "the tunnel")
-        assert f"{bed.mac(two)} dst {two.public_ip} self permanent" in bed.fdb(one)
+        entry = f"{bed.mac(two)} dst {two.public_ip} self permanent"
+        until(lambda: entry in bed.fdb(one), "the tunnel's end")
         one.node.ip("route", "del", str(two.public_ip))
-        until(lambda: bed.routes(one) == wanted, "the direct route")
-        assert len(bed.fdb(one)) == 1
+        until(lambda: bed.tables(one) == (wanted, neighbours, fdb), "the direct route")
 
 
 def test_options_of_the_network_config() -> None:

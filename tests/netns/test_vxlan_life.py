@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Iterator
 from ipaddress import IPv4Network
 
 import pytest
 
-from bench.common import UdpResult, udp, udpgen
+from bench.common import require_udp_tools
+from bench.stream import UdpStream
 from tests.netns import vxlan_bed as bed
 from tests.netns.waiting import until
 from tunneld.lab import NETWORK, Capture, Cluster, ping, wait_for_ping
@@ -31,24 +31,16 @@ def pair() -> Iterator[Cluster]:
 def test_kill_term_and_restart_under_traffic_lose_nothing(pair: Cluster) -> None:
     one, two = pair.nodes
     wait_for_ping(one.container, two.container.address)
-    udpgen()
-    results: list[UdpResult] = []
-
-    def send() -> None:
-        results.append(udp(one.container, two.container, seconds=5, pps=10_000))
-
-    stream = threading.Thread(target=send)
-    with bed.watching(one) as changes:
-        stream.start()
+    require_udp_tools()
+    with bed.watching(one) as changes, UdpStream(one.container, two.container) as stream:
         one.daemon.kill()
         one.daemon.start()
         one.daemon.wait_ready()
         assert one.daemon.stop() == 0
         one.daemon.start()
         one.daemon.wait_ready()
-        stream.join()
-    (result,) = results
-    assert result.sent >= 40_000
+    result = stream.result
+    assert result.sent > 1000
     assert (result.received, result.duplicates) == (result.sent, 0)
     assert (changes.told, changes.lost) == ([], False)
 
@@ -57,9 +49,9 @@ def test_500_peers_come_stay_over_a_restart_and_go(pair: Cluster) -> None:
     one, two = pair.nodes
     before = bed.tables(one)
     paths = bed.add_peers(pair, MANY)
-    until(lambda: len(bed.routes(one)) == len(before[0]) + MANY, "the routes", timeout=30)
+    sizes = [len(table) + MANY for table in before]
+    until(lambda: [len(table) for table in bed.tables(one)] == sizes, "the tables", timeout=60)
     full = bed.tables(one)
-    assert [len(table) for table in full] == [len(table) + MANY for table in before]
     subnet, address, mac = bed.peers(MANY)[-1]
     assert f"{subnet} via {subnet.network_address} dev {bed.DEVICE} onlink" in full[0]
     assert f"{subnet.network_address} lladdr {mac} PERMANENT" in full[1]
@@ -79,7 +71,7 @@ def test_500_peers_come_stay_over_a_restart_and_go(pair: Cluster) -> None:
     assert bed.tables(one) == full
     for path in paths:
         path.unlink()
-    until(lambda: bed.tables(one) == before, "the tables to be empty", timeout=30)
+    until(lambda: bed.tables(one) == before, "the tables to be empty", timeout=60)
     wait_for_ping(one.container, two.container.address)
 
 
@@ -147,15 +139,17 @@ def test_what_others_break_is_repaired_and_counted(pair: Cluster, fault: str) ->
     right = bed.tables(one)
     with Capture([(one.node, "eth0")], to=NETWORK) as leaks:
         one.node.run(command.replace("MAC", bed.mac(two)).split())
-        until(lambda: bed.repairs(one).get(kind) == 1, f"the repair of {kind}")
+        until(lambda: kind in bed.repairs(one), f"the repair of {kind}")
         until(lambda: bed.tables(one) == right, "the tables as before")
         wait_for_ping(one.container, two.container.address)
         assert leaks.frames == []
+    # A flush takes entries one by one, and may be overtaken.
+    assert bed.repairs(one)[kind] == 1 or "flush" in command
     (link,) = json.loads(one.node.ip("-j", "address", "show", bed.DEVICE))
     assert link["mtu"] == 1450
     assert link["address"] == bed.mac(one)
     assert "100.96.1.0" in {address["local"] for address in link["addr_info"]}
-    assert fetch(one.daemon.run_dir)["state"] == "ready"
+    until(lambda: fetch(one.daemon.run_dir)["state"] == "ready", "ready")
 
 
 def test_somebody_elses_permanent_entries_go(pair: Cluster) -> None:
@@ -194,7 +188,7 @@ def test_deleted_under_traffic_again_and_again(pair: Cluster) -> None:
             until(lambda: bed.repairs(one).get("device") == count, "the repair")  # noqa: B023
             wait_for_ping(one.container, two.container.address)
         assert leaks.frames == []
-    assert bed.tables(one) == right
+    until(lambda: bed.tables(one) == right, "the tables as before")
     # The entries went with the device: nobody removed them one by one.
     assert bed.repairs(one) == {"device": 10}
 
@@ -246,7 +240,8 @@ def test_udp_takes_over_in_a_living_namespace(pair: Cluster) -> None:
     wait_for_ping(one.container, two.container.address)
     left = [line for line in bed.routes(one) if not line.startswith("unreachable")]
     assert left == [f"{NETWORK} dev flannel0"]
-    assert fetch(one.daemon.run_dir)["peers"][0]["rx_packets"] > 0
+    # The answer may reach the container before its packet is counted.
+    until(lambda: fetch(one.daemon.run_dir)["peers"][0]["rx_packets"], "the packet to be counted")
 
 
 def test_cleanup_finds_a_device_that_has_no_route() -> None:
@@ -266,12 +261,12 @@ def test_a_peer_that_the_kernel_refuses_costs_no_other_one(pair: Cluster) -> Non
     bed.put(pair, subnet, bed.value("10.168.0.60", "be:51:5e:00:00:07"))
     until(lambda: str(subnet) in bed.backend(one)["skipped"], "it to be told")
     assert "the kernel refuses its" in bed.backend(one)["skipped"][str(subnet)]
-    assert bed.tables(one) == right
+    until(lambda: bed.tables(one) == right, "the tables as before")
     wait_for_ping(one.container, two.container.address)
     answer = ping(one.container, "100.96.50.9")
     assert answer is not None
     assert answer.type == 3
     one.node.ip("address", "del", "100.96.50.0/32", "dev", "lo")
     until(lambda: str(subnet) in " ".join(bed.routes(one)), "it to be tried again")
-    assert bed.backend(one)["skipped"] == {}
+    until(lambda: bed.backend(one)["skipped"] == {}, "it to be told")
     assert bed.repairs(one) == {}

@@ -61,7 +61,7 @@ def test_three_nodes_reach_each_other_and_tables_grow_with_conversations() -> No
         assert bed.fdb(one) == sorted(
             f"{bed.mac(host)} dst {host.public_ip} self" for host in (two, three)
         )
-        assert tcp(two.container, three.container, three.container.address, seconds=1).gbps > 0.1
+        assert tcp(two.container, three.container, three.container.address, seconds=1).bytes > 1e6
         text = one.node.ip("-d", "link", "show", bed.DEVICE)
         assert "proxy" in text
         assert "l2miss" in text
@@ -78,8 +78,13 @@ def test_entries_expire_and_are_asked_for_again(pair: Cluster) -> None:
     set_neighbour_sysctl(one, "delay_first_probe_time", "0")
     wait_for_ping(one.container, two.container.address)
     until(lambda: "STALE" in " ".join(bed.neighbours(one)), "the entry to age")
-    wait_for_ping(one.container, two.container.address)
-    until(lambda: "REACHABLE" in " ".join(bed.neighbours(one)), "it to be confirmed by the daemon")
+
+    def confirmed() -> bool:
+        # It ages again within a fraction of a second, and nobody asks without traffic.
+        wait_for_ping(one.container, two.container.address)
+        return "REACHABLE" in " ".join(bed.neighbours(one))
+
+    until(confirmed, "it to be confirmed by the daemon")
 
 
 def test_a_mac_that_is_forgotten_is_asked_for(pair: Cluster) -> None:
@@ -123,7 +128,7 @@ def test_without_the_daemon_new_destinations_fail_and_old_ones_with_time(pair: C
         answer = ping(one.container, two.container.address, timeout=0.2)
         return answer is not None and answer.type == 3
 
-    until(refused, "the old destination to fail", timeout=30)
+    until(refused, "the old destination to fail")
     one.daemon.start()
     one.daemon.wait_ready()
     wait_for_ping(one.container, two.container.address)
@@ -140,7 +145,7 @@ def test_a_miss_that_waits_is_answered_when_the_peer_comes(pair: Cluster) -> Non
     set_neighbour_sysctl(one, "retrans_time_ms", "60000")
     one.node.run(["ping", "-c1", "-W0.1", str(two.container.address)], check=False)
     until(lambda: "INCOMPLETE" in " ".join(bed.neighbours(one)), "the kernel to ask")
-    path.write_text(text)
+    bed.put(pair, two.subnet, text)
     until(lambda: "REACHABLE" in " ".join(bed.neighbours(one)), "the late answer")
 
 
@@ -174,7 +179,7 @@ def test_a_peer_that_leaves_takes_its_entries_along(pair: Cluster) -> None:
     two.daemon.kill()
     (pair.store_dir / "subnets" / "100.96.2.0-24").unlink()
     until(lambda: bed.fdb(one) == [], "the FDB entry to go")
-    assert "lladdr" not in " ".join(bed.neighbours(one))
+    until(lambda: "lladdr" not in " ".join(bed.neighbours(one)), "the neighbour to go")
 
 
 def test_a_restart_keeps_what_is_right_and_answers_what_was_asked_meanwhile(pair: Cluster) -> None:

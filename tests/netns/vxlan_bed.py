@@ -17,6 +17,7 @@ from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 from typing import Any
 
+from tests.netns import leases
 from tests.netns.waiting import until
 from tunneld.lab import NETWORK, Cluster, ClusterNode
 from tunneld.link.rtnl_neigh import read
@@ -42,9 +43,7 @@ def value(public_ip: object, mac: str, *, vni: int = 1, kind: str = "vxlan") -> 
 
 
 def put(cluster: Cluster, subnet: IPv4Network, text: str) -> Path:
-    path = cluster.store_dir / "subnets" / str(subnet).replace("/", "-")
-    path.write_text(text)
-    return path
+    return leases.put(cluster, str(subnet).replace("/", "-"), text)
 
 
 def peers(count: int) -> list[tuple[IPv4Network, IPv4Address, str]]:

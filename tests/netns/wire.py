@@ -54,7 +54,7 @@ class RawPeer:
         self._sock.setsockopt(socket.SOL_UDP, UDP_SEGMENT, 0)
 
     def receive(
-        self, count: int = 1, *, timeout: float = 5.0
+        self, count: int = 1, *, timeout: float = 30.0
     ) -> list[tuple[bytes, tuple[str, int]]]:
         """Return the next `count` payloads with their sources.
 
@@ -156,7 +156,7 @@ def at_rest(daemon: Daemon) -> dict[str, dict[str, int]]:
         ways = (found["outbound"], found["inbound"])
         return found if all(conserved(way) and told(way) for way in ways) else None
 
-    return until(resting, f"conservation on {daemon.node.name}", timeout=3.0)
+    return until(resting, f"conservation on {daemon.node.name}")
 
 
 def assert_nothing_lost(daemon: Daemon) -> None:

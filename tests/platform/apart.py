@@ -57,7 +57,7 @@ def apart(test: Callable[..., Any]) -> Callable[..., None]:
 def ip(command: str) -> str:
     """Run iproute2 in the namespace of the calling thread and return what it prints."""
     done = subprocess.run(
-        ["ip", *command.split()], check=False, capture_output=True, text=True, timeout=10
+        ["ip", *command.split()], check=False, capture_output=True, text=True, timeout=60
     )
     assert done.returncode == 0, f"ip {command}: {done.stderr}"
     return done.stdout

@@ -200,7 +200,7 @@ async def test_the_default_route_with_the_lowest_metric() -> None:
 
 def _many_routes(count: int) -> None:
     batch = "\n".join(f"route add 10.9.{n // 256}.{n % 256}/32 dev eth0" for n in range(count))
-    subprocess.run(["ip", "-batch", "-"], input=batch, text=True, check=True, timeout=30)
+    subprocess.run(["ip", "-batch", "-"], input=batch, text=True, check=True, timeout=60)
 
 
 async def _default_device(rtnl: Rtnl) -> str:

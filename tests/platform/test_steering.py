@@ -287,7 +287,7 @@ def test_without_the_right_it_is_refused_with_a_remedy() -> None:
         check=False,
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=60,
     )
     if sysctl_is_open():
         assert done.returncode == 0

@@ -23,7 +23,7 @@ async def _until(events: AsyncIterator[KernelEvent], wanted: KernelEvent) -> Non
             if event == wanted:
                 return
 
-    await asyncio.wait_for(find(), 5)
+    await asyncio.wait_for(find(), 30)
 
 
 @apart

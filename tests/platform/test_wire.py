@@ -169,14 +169,14 @@ def test_forced_buffers_are_refused_in_a_user_namespace() -> None:
         "import socket; s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM);"
         "s.setsockopt(socket.SOL_SOCKET, 33, 8 << 20)"
     )
-    plain = subprocess.run([sys.executable, "-c", script], check=False, timeout=30)
+    plain = subprocess.run([sys.executable, "-c", script], check=False, timeout=60)
     assert plain.returncode == 0
     inside = subprocess.run(
         ["unshare", "-Urn", sys.executable, "-c", script],
         check=False,
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=60,
     )
     assert "PermissionError" in inside.stderr
 
@@ -191,7 +191,7 @@ def test_the_tunnels_socket_opens_in_a_user_namespace() -> None:
         check=False,
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=60,
         cwd=Path(__file__).parents[2],
     )
     assert done.stdout.strip() == "8285", done.stderr
