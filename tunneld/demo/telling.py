@@ -81,7 +81,8 @@ def _exercise(screen: Screen, lesson: Lesson, name: str, *, solution: bool) -> N
     screen.title("Exercise")
     screen.say(lesson.question)
     screen.line()
-    screen.say(lesson.answer if solution else f"The answer: tunneld demo {name} --solution")
+    answer = lesson.answer if solution else f"tunneld demo {name} --solution"
+    screen.say(f"The answer: {answer}")
 
 
 def _kept(screen: Screen, story: Story) -> None:
