@@ -85,8 +85,8 @@ def test_ctrl_c_at_any_point(name: str, course: Course) -> None:
                 break
         child.send_signal(signal.SIGINT)
         done = finish(child)
-        # The very end may be quicker than the signal.
-        assert done.code == 130 or (share > 0.5 and done.code == 0), (share, done)
+        # The very end may be quicker than the signal; a shell shows -2 as 130 too.
+        assert done.code in {130, -signal.SIGINT} or (share > 0.5 and done.code == 0), (share, done)
         assert done.left == []
         assert "Traceback" not in done.err
 
