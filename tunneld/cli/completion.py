@@ -64,9 +64,12 @@ def _commands(parser: argparse.ArgumentParser) -> list[argparse.ArgumentParser]:
 
 
 def _words(dest: str) -> tuple[str, ...]:
-    """Return what an option of `run` may be, if it is one of a few words."""
+    """Return what an argument may be, if it is one of a few words that its parser does not hold."""
+    from tunneld.demo import LESSONS  # noqa: PLC0415
     from tunneld.options import BY_NAME, Choice  # noqa: PLC0415
 
+    if dest == "lesson":
+        return (*LESSONS, "all")
     option = BY_NAME.get(dest.replace("_", "-"))
     if option is None:
         return ()
