@@ -107,7 +107,7 @@ class LeaseKeeper:
                 raise
             # Somebody may have called `announce` meanwhile; that is not written yet.
             lease = self.held.lease
-            self.put_again += held.entry.create_revision != self.held.entry.create_revision
+            self.put_again += _is_new(held.entry, self.held.entry)
             self._take(replace(held, lease=lease))
             log.info(
                 "lease renewed", extra=fields(key=lease.key, expires_in_s=held.entry.expires_in)
@@ -120,3 +120,12 @@ class LeaseKeeper:
             await asyncio.wait_for(self._renew.wait(), timeout)
         except TimeoutError:
             return
+
+
+def _is_new(now: Entry, before: Entry) -> bool:
+    """Tell whether a renewal has put another key in the place of the one that was held.
+
+    In a store that was wiped revisions begin again, and may well come out the same.
+    """
+    put = now.expires_in is not None and now.create_revision == now.mod_revision
+    return put or now.create_revision != before.create_revision

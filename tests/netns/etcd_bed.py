@@ -80,16 +80,14 @@ class EtcdBed:
         A key is to be seen in etcd before its daemon has the answer.
         """
 
-        def counts() -> list[tuple[float, float]]:
-            return [
-                (
-                    float(host.daemon.status()["lease"]["put_again"]),
-                    metrics(host)["tunneld_lease_restored_total"],
-                )
-                for host in self.nodes
-            ]
-
-        until(lambda: counts() == [(n, n) for n in wanted], f"{wanted} puts")
+        for host, count in zip(self.nodes, wanted, strict=True):
+            until(
+                lambda host=host, count=count: (  # type: ignore[misc]
+                    host.daemon.status()["lease"]["put_again"] == count
+                    and metrics(host)["tunneld_lease_restored_total"] == count
+                ),
+                f"{count:g} puts by {host.name}",
+            )
 
     def wait_known(self, *wanted: str, without: str = "") -> None:
         """Wait until each node knows these subnets, and not that one."""

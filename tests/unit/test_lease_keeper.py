@@ -90,6 +90,25 @@ async def test_a_reservation_is_not_renewed() -> None:
     assert store.writes == []
 
 
+@pytest.mark.parametrize("same", [False, True], ids=["other", "same"])
+async def test_a_key_that_was_put_again_is_counted_whatever_its_revision(*, same: bool) -> None:
+    """A store that was wiped counts its revisions from the beginning."""
+    store = MemoryStore()
+    subject, _ = keeper(store)
+    before = subject.held.entry
+    async with keeping(subject):
+        store.expire(LEASE.key)
+        store._revision = before.create_revision - same
+        subject.seen(None)
+        await until(store, 1)
+        assert (subject.held.entry.create_revision == before.create_revision) is same
+        assert subject.put_again == 1
+        # A renewal is none.
+        subject.announce(LEASE.public_ip)
+        await until(store, 2)
+        assert subject.put_again == 1
+
+
 async def test_gone_is_put_again() -> None:
     store = MemoryStore()
     subject, _ = keeper(store)
