@@ -14,7 +14,7 @@ PREFIX = "/coreos.com/network"
 SUBNETS = f"{PREFIX}/subnets/"
 VALUE = b'{"PublicIP":"10.168.0.2","PublicIPv6":null}'
 
-QUICK = Timing(probe=1.0, relist=300.0, retry_first=0.05, retry_ceiling=0.3, grace=2.0)
+QUICK = Timing(probe=1.0, relist=300.0, retry_first=0.05, retry_ceiling=0.3, grace=2.0, linger=0.3)
 
 
 def name(number: int) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 
 from tunneld.store import Deleted, Entry, Listed, Put
@@ -9,10 +11,11 @@ from tunneld.store.etcd_keys import Listing
 from tunneld.store.etcd_mirror import Mirror
 
 GRACE = 10.0
+LINGER = 2.0
 
 
-def entry(number: int, revision: int = 1) -> Entry:
-    return Entry(str(number), b"v", revision, revision)
+def entry(number: int, revision: int = 1, expires_in: float | None = math.inf) -> Entry:
+    return Entry(str(number), b"v", revision, revision, expires_in)
 
 
 def listing(*numbers: int, revision: int = 100, cluster: int = 7) -> Listing:
@@ -25,14 +28,43 @@ def keys(listed: Listed) -> set[int]:
 
 @pytest.fixture
 def mirror() -> Mirror:
-    mirror = Mirror({"0"}, GRACE)
+    mirror = Mirror({"0"}, GRACE, LINGER)
     mirror.listed(listing(*range(10)), 0.0)
     return mirror
 
 
-def test_a_few_go_at_once(mirror: Mirror) -> None:
-    assert keys(mirror.listed(listing(0, 1, 2, 3, 4, 5), 1.0)) == {0, 1, 2, 3, 4, 5}
-    assert mirror.due(1.0) is None
+def test_a_few_linger_and_go(mirror: Mirror) -> None:
+    assert keys(mirror.listed(listing(0, 1, 2, 3, 4, 5), 1.0)) == set(range(10))
+    assert mirror.due(1.0) is None, "no listing need confirm that"
+    assert mirror.leaving(2.0) == LINGER - 1
+    assert mirror.left(2.9) == []
+    assert mirror.left(1.0 + LINGER) == [Deleted(str(number)) for number in range(6, 10)]
+    assert mirror.leaving(5.0) is None
+    assert keys(mirror.listed(listing(0, 1, 2, 3, 4, 5), 5.0)) == {0, 1, 2, 3, 4, 5}
+
+
+def test_a_key_that_is_put_again_was_never_away(mirror: Mirror) -> None:
+    assert mirror.changed([Deleted("1")], 101, 1.0) == []
+    assert mirror.changed([Deleted("2")], 102, 1.5) == []
+    assert mirror.changed([Put(entry(1, 103))], 103, 2.0) == [Put(entry(1, 103))]
+    assert mirror.leaving(2.0) == 1.5
+    assert mirror.left(9.0) == [Deleted("2")]
+    assert mirror.left(9.0) == []
+
+
+def test_who_lingers_while_a_listing_comes_lingers_no_longer_for_it(mirror: Mirror) -> None:
+    mirror.changed([Deleted("1"), Deleted("2")], 101, 1.0)
+    assert keys(mirror.listed(listing(0, *range(2, 10)), 2.0)) == set(range(10))
+    assert mirror.left(1.0 + LINGER) == [Deleted("1")], "2 is back"
+    mirror.changed([Deleted("3")], 102, 4.0)
+    assert keys(mirror.listed(listing(0, 2, *range(4, 10)), 4.0 + LINGER)) == {0, 2, *range(4, 10)}
+    assert mirror.leaving(9.0) is None
+
+
+def test_a_reservation_goes_at_once() -> None:
+    mirror = Mirror(set(), GRACE, LINGER)
+    mirror.listed(Listing((entry(1, expires_in=None), entry(2)), 100, 7), 0.0)
+    assert mirror.changed([Deleted("1"), Deleted("2")], 101, 1.0) == [Deleted("1")]
 
 
 def test_most_are_kept_until_a_later_listing_confirms(mirror: Mirror) -> None:
@@ -57,14 +89,16 @@ def test_our_own_key_is_never_kept(mirror: Mirror) -> None:
 
 
 def test_less_than_four_are_no_mass() -> None:
-    mirror = Mirror({"0"}, GRACE)
+    mirror = Mirror({"0"}, GRACE, LINGER)
     mirror.listed(listing(0, 1, 2, 3), 0.0)
-    assert keys(mirror.listed(listing(0), 1.0)) == {0}
+    assert keys(mirror.listed(listing(0), 1.0)) == {0, 1, 2, 3}
+    assert mirror.held == 0
+    assert keys(mirror.listed(listing(0), 1.0 + LINGER)) == {0}
 
 
 @pytest.mark.parametrize(("revision", "cluster"), [(99, 7), (100, 8)])
 def test_another_history_keeps_even_one(revision: int, cluster: int) -> None:
-    mirror = Mirror({"0"}, GRACE)
+    mirror = Mirror({"0"}, GRACE, LINGER)
     mirror.listed(listing(0, 1), 0.0)
     assert mirror.is_other(cluster, revision)
     assert keys(mirror.listed(listing(revision=revision, cluster=cluster), 1.0)) == {1}
@@ -78,36 +112,45 @@ def test_deletions_of_one_transaction_are_kept(mirror: Mirror) -> None:
 
 
 def test_deletions_one_by_one_are_kept_from_the_half_on(mirror: Mirror) -> None:
-    gone = [bool(mirror.changed([Deleted(str(n))], 100 + n, 1.0)) for n in range(1, 10)]
-    assert gone == [True] * 4 + [False] * 5
+    held = []
+    for number in range(1, 10):
+        assert mirror.changed([Deleted(str(number))], 100 + number, 1.0) == []
+        held.append(mirror.held)
+    # And those that went a moment before with them.
+    assert held == [0, 0, 0, 0, 5, 6, 7, 8, 9]
+    assert mirror.left(1.0 + LINGER) == []
 
 
 def test_deletions_over_time_are_no_mass(mirror: Mirror) -> None:
     for number in range(1, 10):
-        assert mirror.changed([Deleted(str(number))], 100 + number, 2.0 * number)
+        mirror.changed([Deleted(str(number))], 100 + number, 2.0 * number)
+        assert mirror.left(2.0 * number + LINGER) == [Deleted(str(number))]
+    assert mirror.held == 0
 
 
 def test_a_key_that_is_put_again_in_the_same_answer_is_there(mirror: Mirror) -> None:
     batch: list[Put | Deleted] = [Deleted("1"), Put(entry(1, 101))]
     assert mirror.changed(batch, 101, 1.0) == [Put(entry(1, 101))]
-    assert mirror.changed([Put(entry(1, 102)), Deleted("1")], 102, 1.0) == [Deleted("1")]
+    assert mirror.changed([Put(entry(1, 102)), Deleted("1")], 102, 1.0) == []
+    assert mirror.left(1.0 + LINGER) == [Deleted("1")]
 
 
 def test_what_an_earlier_daemon_has_seen_is_guarded_too() -> None:
-    mirror = Mirror({"0"}, GRACE)
+    mirror = Mirror({"0"}, GRACE, LINGER)
     mirror.recall([entry(number) for number in range(1, 6)], 90)
     assert keys(mirror.listed(listing(0, 1), 1.0)) == set(range(6))
     assert keys(mirror.listed(listing(0, 1), 1.0 + GRACE)) == {0, 1}
 
 
-def test_a_few_that_went_while_we_were_down_go_at_once() -> None:
-    mirror = Mirror({"0"}, GRACE)
+def test_a_few_that_went_while_we_were_down_go_soon() -> None:
+    mirror = Mirror({"0"}, GRACE, LINGER)
     mirror.recall([entry(number) for number in range(1, 6)], 90)
-    assert keys(mirror.listed(listing(0, 1, 2, 3, 4), 1.0)) == set(range(5))
+    assert keys(mirror.listed(listing(0, 1, 2, 3, 4), 1.0)) == set(range(6))
+    assert mirror.left(1.0 + LINGER) == [Deleted("5")]
 
 
 def test_a_history_that_ends_before_what_an_earlier_daemon_has_seen_is_another() -> None:
-    mirror = Mirror({"0"}, GRACE)
+    mirror = Mirror({"0"}, GRACE, LINGER)
     mirror.recall([entry(1)], 101)
     assert keys(mirror.listed(listing(0), 1.0)) == {0, 1}
     assert keys(mirror.listed(listing(0), 1.0 + GRACE)) == {0}

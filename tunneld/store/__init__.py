@@ -11,6 +11,7 @@ Both implementations (etcd and the file store) promise the same things:
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass
 from ipaddress import IPv4Address
@@ -78,11 +79,18 @@ class StoreHealth:
         state: "connecting", "connected" or "disconnected".
         last_sync: `time.monotonic()` of the last listing or event that came; None before the first.
         detail: the last error in words, or an empty string.
+        away_since: `time.monotonic()` of the first error of this outage; None: there is no outage.
     """
 
     state: str
     last_sync: float | None
     detail: str = ""
+    away_since: float | None = None
+
+    def failed(self, error: object) -> StoreHealth:
+        """Return what follows an access that failed now."""
+        since = time.monotonic() if self.away_since is None else self.away_since
+        return StoreHealth("disconnected", self.last_sync, str(error), since)
 
 
 @runtime_checkable

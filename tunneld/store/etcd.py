@@ -177,4 +177,4 @@ class EtcdStore:
             return
         if self._health.detail != str(error):
             _log.warning("%s: %s", self.url, error)
-        self._health = StoreHealth("disconnected", self._health.last_sync, str(error))
+        self._health = self._health.failed(error)

@@ -19,7 +19,7 @@ from tunneld.store import Deleted, Entry, Put, StoreEvent, StoreUnavailableError
 from tunneld.store.etcd_client import Connection, EtcdClient
 from tunneld.store.etcd_errors import understand
 from tunneld.store.etcd_keys import Keys, Listing
-from tunneld.store.etcd_mirror import GRACE_S, Mirror
+from tunneld.store.etcd_mirror import GRACE_S, LINGER_S, Mirror
 from tunneld.supervise import Backoff
 
 _DELETE = 1  # mvccpb.Event.DELETE
@@ -34,7 +34,8 @@ class Timing:
         relist: between two listings although nothing seems missed.
         retry_first: before the first new attempt after an error.
         retry_ceiling: between later attempts.
-        grace: see `mirror.GRACE_S`.
+        grace: see `etcd_mirror.GRACE_S`.
+        linger: see `etcd_mirror.LINGER_S`.
     """
 
     probe: float = 30.0
@@ -42,6 +43,7 @@ class Timing:
     retry_first: float = 0.1
     retry_ceiling: float = 3.0
     grace: float = GRACE_S
+    linger: float = LINGER_S
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +161,7 @@ class Watch:
         self._reached = reached
         self._failed = failed
         self._timing = timing
-        self._mirror = Mirror(keys.grants.leases, timing.grace)
+        self._mirror = Mirror(keys.grants.leases, timing.grace, timing.linger)
         self._stopped = asyncio.Event()
 
     def recall(self, entries: Iterable[Entry], revision: int) -> None:
@@ -203,15 +205,20 @@ class Watch:
                     async with asyncio.timeout(self._wait(relist_at)):
                         batch = await stream.next()
                 except TimeoutError:
-                    if not self._is_due(relist_at) and await self._is_other_store():
-                        return
-                    continue
+                    batch = None
                 except StoreUnavailableError:
                     self._client.abandon(connection)
                     raise
-                self._reached()
-                for event in self._mirror.changed(batch.events, batch.revision, time.monotonic()):
+                now, events = time.monotonic(), list[StoreEvent]()
+                if batch:
+                    self._reached()
+                    events += self._mirror.changed(batch.events, batch.revision, now)
+                events += self._mirror.left(now)
+                for event in events:
                     yield event
+                silent = not batch and not events
+                if silent and not self._is_due(relist_at) and await self._is_other_store():
+                    return
         finally:
             stream.close()
 
@@ -220,9 +227,9 @@ class Watch:
 
     def _wait(self, relist_at: float) -> float:
         now = time.monotonic()
-        due = self._mirror.due(now)
+        dues = self._mirror.due(now), self._mirror.leaving(now)
         left = min(self._timing.probe, relist_at - now)
-        return max(left if due is None else min(left, due), 0.0)
+        return max(min([left, *(due for due in dues if due is not None)]), 0.0)
 
     def _is_due(self, relist_at: float) -> bool:
         now = time.monotonic()

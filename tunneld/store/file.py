@@ -163,7 +163,7 @@ class FileStore:
         failure = StoreUnavailableError(_words(error, self._directory), remedy=_remedy(error))
         if self._health.detail != str(failure):
             _log.warning("%s: %s", self.url, failure)
-        self._health = StoreHealth("disconnected", self._health.last_sync, str(failure))
+        self._health = self._health.failed(failure)
         return failure
 
 
