@@ -18,6 +18,7 @@ COMMANDS = {
     "tables": ("tables", "500 peers of the vxlan backend come, stay over a restart, leave"),
     "lookup": ("lookup", "nanoseconds per route lookup with 10 and with 10,000 peers"),
     "etcd": ("etcd_events", "a lease in etcd becomes a route; 10,000 leases listed again"),
+    "faults": ("faults", "what faults of etcd cost: datagrams, and seconds until all is well"),
     "syscalls": ("syscalls", "system calls per packet at TCP saturation, by tracepoints"),
 }
 """Command -> module of this package with a `main(arguments)`, and what it does."""

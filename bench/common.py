@@ -29,6 +29,7 @@ __all__ = [
     "PingResult",
     "Spread",
     "UdpResult",
+    "compiled",
     "cpu_seconds",
     "listening",
     "machine",
@@ -97,22 +98,35 @@ def cache_dir() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tunneld"
 
 
-def udpgen() -> Path:
-    """Return the compiled UDP generator, building it when its source has changed.
+def compiled(source: Path, *flags: str) -> Path:
+    """Return what the C compiler makes of a file, building it when the file has changed.
+
+    Args:
+        source: one C file.
+        flags: further flags of the compiler.
 
     Raises:
         CommandError: no C compiler, or it failed.
     """
-    digest = hashlib.sha256(SOURCE.read_bytes()).hexdigest()[:16]
+    digest = hashlib.sha256(source.read_bytes()).hexdigest()[:16]
     cache = cache_dir()
-    binary = cache / f"udpgen-{digest}"
+    binary = cache / f"{source.stem}-{digest}"
     if not binary.exists():
         cache.mkdir(parents=True, exist_ok=True)
         # Rename: two benchmarks that start at once must not run half a file.
-        half = cache / f"udpgen-{os.getpid()}"
-        process.run(["cc", "-O2", "-std=gnu11", "-Wall", str(SOURCE), "-o", str(half)])
+        half = cache / f"{source.stem}-{os.getpid()}"
+        process.run(["cc", "-O2", "-std=gnu11", "-Wall", *flags, str(source), "-o", str(half)])
         half.rename(binary)
     return binary
+
+
+def udpgen() -> Path:
+    """Return the compiled UDP generator.
+
+    Raises:
+        CommandError: see `compiled`.
+    """
+    return compiled(SOURCE)
 
 
 @contextlib.contextmanager
@@ -179,6 +193,8 @@ def udp(
         argv = [str(udpgen()), "send", *where]
         with meter or contextlib.nullcontext():
             sent = sender.run(argv, timeout=seconds + GRACE_S).stdout
+        # It ends once nothing comes any more.
+        counter.terminate()
         got = counter.stdout.readline() if counter.stdout else ""
     return udp_result(sent, got)
 
