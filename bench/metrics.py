@@ -7,12 +7,11 @@ slow the traced ones down: they are used in a pass of their own (`tunneld.lab.tr
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tunneld.lab.machine import cpu_seconds
+from tunneld.lab.machine import cpu_seconds, task_cpu_seconds, task_switches
 
 COUNTERS = "counters of tunneld"
 TASK_STATUS = "/proc/PID/task/*/status"
@@ -108,34 +107,6 @@ class Snapshot:
             sum(task_switches(pid) for pid in pids),
             syscalls,
         )
-
-
-def task_cpu_seconds(pid: int) -> float:
-    """Return the CPU time of all threads of a process so far (schedstat, nanoseconds)."""
-    return sum(int(text.split()[0]) for text in _of_tasks(pid, "schedstat")) / 1e9
-
-
-def task_switches(pid: int) -> int:
-    """Return the context switches of all threads of a process so far."""
-    return sum(status_switches(text) for text in _of_tasks(pid, "status"))
-
-
-def _of_tasks(pid: int, name: str) -> list[str]:
-    texts = []
-    for task in sorted(Path(f"/proc/{pid}/task").glob("*")):
-        # A thread may end between the two reads.
-        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-            texts.append((task / name).read_text())
-    return texts
-
-
-def status_switches(text: str) -> int:
-    """Return voluntary and involuntary switches out of the text of a task's status (proc(5))."""
-    return sum(
-        int(line.split()[1])
-        for line in text.splitlines()
-        if line.startswith(("voluntary_ctxt_switches:", "nonvoluntary_ctxt_switches:"))
-    )
 
 
 def machine_switches(text: str) -> int:

@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING, Any
 
 from bench import common
 from bench.common import Spread
-from bench.metrics import task_switches
 from tunneld.errors import StartError
 from tunneld.lab import Cluster, iperf, tracing, wait_for_ping
+from tunneld.lab.machine import task_switches
 from tunneld.lab.netns import require_tool
 from tunneld.lab.underlay import SETTINGS
 

@@ -11,6 +11,7 @@ from bench import machine, metrics, noise
 from bench.common import PingResult, UdpResult
 from bench.workloads import parse_iperf, udp_outcome
 from tunneld.lab import tracing
+from tunneld.lab.machine import parse_io, softirq_raised, status_switches
 from tunneld.lab.process import CommandError
 
 DATA = Path(__file__).parent.parent / "data" / "bench"
@@ -94,6 +95,29 @@ def test_perf_that_saw_nothing_counts_nothing() -> None:
     assert tracing.parse_perf(text("perf-stat-idle.txt")) == {}
 
 
+def test_io_counts_reads_and_writes() -> None:
+    assert parse_io("rchar: 6976\nwchar: 7\nsyscr: 10\nsyscw: 3\nread_bytes: 0\n") == (10, 3)
+
+
+def test_raised_softirqs_are_those_of_all_cpus() -> None:
+    table = "   CPU0  CPU1\n  NET_TX:   5   1\n  NET_RX:  20  22\n  SCHED: 1 1\n"
+    assert softirq_raised(table, "NET_RX") == 42
+
+
+@pytest.mark.parametrize(
+    "found",
+    [
+        {"syscalls:sys_enter_read": 9, "syscalls:sys_exit_read": 4, "sched:sched_switch": 2},
+        {"made_read": 9, "moved_read": 4, "switches": 2},
+    ],
+)
+def test_calls_of_either_tool_by_kind(found: dict[str, int]) -> None:
+    counts = tracing.Counts("a tool")
+    counts.take(found, ["read", "write"])
+    assert counts.calls == {"read": tracing.Calls(made=9, moved=4)}, "no write was made"
+    assert counts.switches == 2
+
+
 def test_bpftrace_prints_its_maps() -> None:
     assert tracing.parse_bpftrace(text("bpftrace.txt")) == {"switches": 391, "syscalls": 1284}
 
@@ -133,8 +157,8 @@ def test_machine_is_told_in_one_line() -> None:
 
 def test_context_switches_of_task_and_machine() -> None:
     status = "Name:\tx\nvoluntary_ctxt_switches:\t10\nnonvoluntary_ctxt_switches:\t3\n"
-    assert metrics.status_switches(status) == 13
-    assert metrics.status_switches(text("task-status.txt")) > 0
+    assert status_switches(status) == 13
+    assert status_switches(text("task-status.txt")) > 0
     assert metrics.machine_switches(text("proc-stat.txt")) == 85864091
 
 

@@ -16,12 +16,14 @@ import shutil
 import signal
 import subprocess
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 
 from tunneld.lab import process
 
 SYSCALLS = "raw_syscalls:sys_enter"
-SWITCHES = "context-switches"
+SWITCHES = "sched:sched_switch"
+TRACEFS = Path("/sys/kernel/tracing")
 _ATTACH_S = 10.0
 
 BPFTRACE = """
@@ -29,6 +31,23 @@ BEGIN {{ printf("ready\\n"); }}
 tracepoint:raw_syscalls:sys_enter /{who}/ {{ @syscalls = count(); }}
 tracepoint:sched:sched_switch /{who}/ {{ @switches = count(); }}
 """
+BPFTRACE_CALL = """
+tracepoint:syscalls:sys_enter_{call} /{who}/ {{ @made_{call} = count(); }}
+tracepoint:syscalls:sys_exit_{call} /({who}) && args->ret > 0/ {{ @moved_{call} = count(); }}
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Calls:
+    """One kind of system call.
+
+    Attributes:
+        made: how often it was called.
+        moved: how often it returned more than 0: for reads and writes, it moved something.
+    """
+
+    made: int = 0
+    moved: int = 0
 
 
 @dataclass(slots=True)
@@ -39,11 +58,23 @@ class Counts:
         source: the tool and its tracepoints, for the result.
         syscalls: of the traced processes.
         switches: context switches away from them.
+        calls: of the kinds that were asked for, those that were made at all.
     """
 
     source: str
     syscalls: int = 0
     switches: int = 0
+    calls: dict[str, Calls] = field(default_factory=dict)
+
+    def take(self, found: dict[str, int], kinds: Sequence[str]) -> None:
+        """Fill in what `parse_perf` or `parse_bpftrace` has found."""
+        self.syscalls = found.get(SYSCALLS, found.get("syscalls", 0))
+        self.switches = found.get(SWITCHES, found.get("switches", 0))
+        for kind in kinds:
+            made = found.get(f"syscalls:sys_enter_{kind}", found.get(f"made_{kind}", 0))
+            moved = found.get(f"syscalls:sys_exit_{kind}", found.get(f"moved_{kind}", 0))
+            if made:
+                self.calls[kind] = Calls(made, moved)
 
 
 @functools.cache
@@ -63,25 +94,37 @@ def tool() -> str | None:
     return None
 
 
+@functools.cache
+def known(kind: str) -> bool:
+    """Tell whether this kernel has a tracepoint for a kind of system call (arm64: no `poll`)."""
+    return (TRACEFS / f"events/syscalls/sys_enter_{kind}").is_dir()
+
+
 @contextlib.contextmanager
-def counting(pids: Sequence[int], name: str) -> Iterator[Counts]:
+def counting(pids: Sequence[int], name: str, kinds: Sequence[str] = ()) -> Iterator[Counts]:
     """Count while the block runs.
 
     Args:
         pids: whose calls; all their threads.
         name: of `tool()`.
+        kinds: system calls to count one by one, such as "read"; what this kernel lacks is left out.
 
     Raises:
         CommandError: the tool failed.
     """
-    yield from _perf(pids) if name == "perf" else _bpftrace(pids)
+    kinds = [kind for kind in kinds if known(kind)]
+    yield from _perf(pids, kinds) if name == "perf" else _bpftrace(pids, kinds)
 
 
-def _perf(pids: Sequence[int]) -> Iterator[Counts]:
+def _perf(pids: Sequence[int], kinds: Sequence[str]) -> Iterator[Counts]:
     (from_us, to_perf), (from_perf, to_us) = os.pipe(), os.pipe()
     # It begins switched off and answers once it is on: attaching takes longer than a short load.
     control = ["-D", "-1", "--control", f"fd:{from_us},{to_us}"]
     argv = ["perf", "stat", "-j", *control, "-e", f"{SYSCALLS},{SWITCHES}"]
+    for kind in kinds:
+        argv += ["-e", f"syscalls:sys_enter_{kind}"]
+        # A filter belongs to the event before it.
+        argv += ["-e", f"syscalls:sys_exit_{kind}", "--filter", "ret > 0"]
     argv += ["-p", ",".join(map(str, pids))]
     child = process.start(
         argv, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, pass_fds=(from_us, to_us)
@@ -96,8 +139,7 @@ def _perf(pids: Sequence[int]) -> Iterator[Counts]:
             said = _interrupt(child).strip().split("\n", 1)[0]
             raise process.CommandError(f"perf: {said}")
         yield counts
-        found = parse_perf(_interrupt(child))
-        counts.syscalls, counts.switches = found.get(SYSCALLS, 0), found.get(SWITCHES, 0)
+        counts.take(parse_perf(_interrupt(child)), kinds)
     finally:
         os.close(to_perf)
         os.close(from_perf)
@@ -106,8 +148,10 @@ def _perf(pids: Sequence[int]) -> Iterator[Counts]:
             child.stderr.close()
 
 
-def _bpftrace(pids: Sequence[int]) -> Iterator[Counts]:
-    program = BPFTRACE.format(who=" || ".join(f"pid == {pid}" for pid in pids))
+def _bpftrace(pids: Sequence[int], kinds: Sequence[str]) -> Iterator[Counts]:
+    who = " || ".join(f"pid == {pid}" for pid in pids)
+    program = BPFTRACE.format(who=who)
+    program += "".join(BPFTRACE_CALL.format(who=who, call=kind) for kind in kinds)
     child = process.start(["bpftrace", "-e", program])
     counts = Counts("bpftrace raw_syscalls:sys_enter")
     try:
@@ -115,19 +159,20 @@ def _bpftrace(pids: Sequence[int]) -> Iterator[Counts]:
             if line == "ready\n":
                 break
         yield counts
-        found = parse_bpftrace(_interrupt(child))
-        counts.syscalls, counts.switches = found.get("syscalls", 0), found.get("switches", 0)
+        counts.take(parse_bpftrace(_interrupt(child)), kinds)
     finally:
         process.stop([child])
 
 
 def _interrupt(child: subprocess.Popen[str]) -> str:
-    child.send_signal(signal.SIGINT)
-    try:
-        out, err = child.communicate(timeout=_ATTACH_S)
-    except subprocess.TimeoutExpired:
-        raise process.CommandError("the tracer does not end") from None
-    return (out or "") + (err or "")
+    """End a tracer as Ctrl-C does and return what it prints."""
+    for _ in range(3):
+        child.send_signal(signal.SIGINT)
+        # bpftrace now and then misses one.
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            out, err = child.communicate(timeout=_ATTACH_S)
+            return (out or "") + (err or "")
+    raise process.CommandError("the tracer does not end")
 
 
 def parse_perf(text: str) -> dict[str, int]:
