@@ -72,6 +72,10 @@ class Layer:
         """How many bytes it has."""
         return sum(len(row.data) for row in self.rows)
 
+    def cells(self) -> list[list[str]]:
+        """Return its fields as the rows of a table: offset, bytes, field, meaning."""
+        return [[str(row.offset), row.hex(), row.field, row.meaning] for row in self.rows]
+
     def row(self, name: str) -> Row:
         """Return a field by its name.
 
@@ -205,7 +209,7 @@ def _ipv4(data: bytes, at: int, known: _Knowledge) -> list[Layer]:
         (2, "total length", f"{total} bytes, this header included"),
         (2, "identification", "number of the packet, for its fragments"),
         (2, "flags, offset", _flags(flags)),
-        (1, "TTL", f"{data[8]} more routers"),
+        (1, "TTL", f"at most {data[8]} more hops"),
         (1, "protocol", PROTOCOLS.get(data[9], str(data[9]))),
         (2, "header checksum", "right" if checksum(data[:header]) == 0 else "wrong"),
         (4, "source", known.named(str(IPv4Address(data[12:16])))),
