@@ -72,9 +72,11 @@ Those of the process come with the client library: `process_resident_memory_byte
   `write` or `poll`. `reason` and `kind` are the words of `tunneld status`; csrc/counters.h has all.
 * **Conservation.** At rest, in each direction, packets read = packets written + all drops. What the
   kernel dropped before we could read it is `tunneld_kernel_dropped_packets_total`.
-* **Batch size.** There is no histogram: it would cost something for each call of the packet path.
-  The mean of any span of time is
-  `rate(tunneld_packets_total[1m]) / rate(tunneld_syscalls_total{operation!="poll"}[1m])`.
+* **Batch size.** `tunneld_batch_packets` counts each system call by the packets that it moved, at
+  most 1, 2, 4 ... 4096. Calls that moved none (most batches end with a read that finds the queue
+  empty) are the bucket `le="0"`: leave it out for the size of the batches that there were. At rest
+  the count of all calls is `tunneld_syscalls_total` of the operation, and what they moved in all
+  (`_sum`) is `tunneld_packets_total`.
 * **Counters** go on when device or socket are made anew, and begin at zero with the process. Those
   of a peer go with the peer; `tunneld_queue_packets_total` begins anew with the packet path.
 * **Kernel backends** (vxlan, host-gw, `--dataplane kernel`) have no packet counters here: the

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import os
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tunneld.errors import StartError
 from tunneld.observe.status import SOCKET_NAME
+
+if TYPE_CHECKING:
+    from tunneld.observe.document import Draft
 
 log = logging.getLogger(__name__)
 
@@ -23,12 +26,13 @@ class ControlServer:
 
     Args:
         run_dir: an existing directory that we own (its lock is held).
-        document: returns the status as of now; must not block.
+        draft: returns the status as of now; must not block.
     """
 
-    def __init__(self, run_dir: Path, document: Callable[[], Mapping[str, object]]) -> None:
+    def __init__(self, run_dir: Path, draft: Callable[[], Draft]) -> None:
         self._path = run_dir / SOCKET_NAME
-        self._document = document
+        self._draft = draft
+        self._lock = asyncio.Lock()
         self._server: asyncio.Server | None = None
 
     async def start(self) -> None:
@@ -54,7 +58,10 @@ class ControlServer:
 
     async def _answer(self, _reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
-            writer.write(json.dumps(self._document()).encode() + b"\n")
+            # One after the other: many threads at once would leave the loop few turns.
+            async with self._lock:
+                answer = await asyncio.to_thread(self._draft().encode)
+            writer.write(answer)
             await asyncio.wait_for(writer.drain(), _SLOW_READER_S)
         except (OSError, TimeoutError) as error:
             log.debug("a reader of the control socket went away: %s", error)

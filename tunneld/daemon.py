@@ -25,7 +25,8 @@ from tunneld.lease import Lease, LeaseFormatError, parse_attrs, parse_key
 from tunneld.lease_keeper import LeaseKeeper
 from tunneld.link import underlay as underlays
 from tunneld.link.rtnl import Rtnl, refusal
-from tunneld.observe.document import build
+from tunneld.observe import health
+from tunneld.observe.document import Draft, build
 from tunneld.observe.log import fields
 from tunneld.observe.notify import notify, status
 from tunneld.observe.report import Reporter
@@ -211,7 +212,7 @@ class Daemon:
             kernel_events=rtnl.watch,
             rules=rules,
             remember=remember if cache.useful else None,
-            cached=Cached(last.peers, confirm) if last else None,
+            cached=Cached(last.peers, confirm, last.saved_at) if last else None,
         )
 
     async def _read_config(
@@ -244,14 +245,15 @@ class Daemon:
                 level = logging.DEBUG if str(error) == told else logging.WARNING
                 told = str(error)
                 log.log(level, "waiting for the store", extra=pair)
-                self._report.waiting(f"waiting for the store, to {doing}: {error}")
+                away = health.since(self._store.health()) if self._store else ""
+                self._report.waiting(f"waiting for the store, to {doing}: {error}{away}")
                 await asyncio.sleep(delay)
 
-    def _status(self) -> dict[str, object]:
+    def _status(self) -> Draft:
         return build(
             version=__version__,
             uptime=time.monotonic() - self._began,
-            state=self._report.health().state,
+            health=self._report.health(),
             store_url=self._config.store,
             store=self._store,
             parts=self._service.parts if self._service else None,

@@ -56,10 +56,12 @@ class Cached:
     Attributes:
         peers: of the last run.
         confirm: compares the network config with the store's, once that answers.
+        saved_at: `time.time()` at which the last run wrote this down; 0: not known.
     """
 
     peers: tuple[Entry, ...]
     confirm: Callable[[], Awaitable[None]]
+    saved_at: float = 0.0
 
 
 @dataclass(slots=True)
@@ -107,12 +109,14 @@ class Service:
         ready: the first listing of the store is in force.
         guard: knows other live hosts that have our public IP.
         no_underlay: why the external interface cannot be had now, or empty.
+        failing: task that does not get through now -> why: "repair", "peers".
     """
 
     def __init__(self, parts: Parts, rng: random.Random) -> None:
         self.parts = parts
         self.ready = False
         self.no_underlay = ""
+        self.failing: dict[str, str] = {}
         self.guard = HostGuard(parts.store, lambda: parts.keeper.held.lease.public_ip)
         self._rng = rng
         self._kernel_changed = asyncio.Event()
@@ -126,6 +130,11 @@ class Service:
             self._peers_changed.set()
         else:
             self._confirmed.set()
+
+    @property
+    def cached(self) -> Cached | None:
+        """What we go by as long as the store has not answered once; None: by the store."""
+        return None if self._confirmed.is_set() else self.parts.cached
 
     async def run(self) -> None:
         """Supervise the tasks.
@@ -259,9 +268,11 @@ class Service:
                 await self.parts.backend.apply(peers)
                 await breathe(len(peers))
                 self.parts.rules.follow(peer.public_ip for peer in peers)
-            except BaseException:
+            except BaseException as error:
+                self.failing["peers"] = str(error) or repr(error)
                 self._peers_changed.set()
                 raise
+            self.failing.pop("peers", None)
             if not self.ready:
                 self.ready = True
                 log.info("ready", extra=fields(peers=len(self.parts.subnet_map.peers)))
@@ -287,9 +298,11 @@ class Service:
                 finally:
                     await self.parts.backend.ensure()
                 self.write_subnet_env()
-            except BaseException:
+            except BaseException as error:
+                self.failing["repair"] = str(error) or repr(error)
                 self._kernel_changed.set()
                 raise
+            self.failing.pop("repair", None)
             await asyncio.sleep(_MIN_GAP_S)
 
     async def _follow_underlay(self) -> None:

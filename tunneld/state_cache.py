@@ -35,11 +35,13 @@ class Remembered:
         config: the network config document.
         own: our key; `expires_in` as of now.
         peers: the admitted leases.
+        saved_at: `time.time()` at which all this was written; 0: not known.
     """
 
     config: bytes
     own: Entry
     peers: tuple[Entry, ...]
+    saved_at: float = 0.0
 
 
 class StateCache:
@@ -88,6 +90,7 @@ class StateCache:
             config=document["config"].encode(),
             own=_entry(own, left),
             peers=tuple(_entry(peer, None) for peer in document["peers"]),
+            saved_at=float(document.get("saved_at", 0)),
         )
 
     def forget(self) -> None:
@@ -109,6 +112,7 @@ class StateCache:
         document = {
             "schema": _SCHEMA,
             "store": self._store_url,
+            "saved_at": round(time.time()),
             "config": config.decode("utf-8", "replace"),
             "lease": {
                 "key": own.key,

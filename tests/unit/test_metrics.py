@@ -7,8 +7,11 @@ import math
 import re
 import subprocess
 import sys
+import threading
+from collections.abc import Callable
 from http import HTTPStatus
 from ipaddress import IPv4Address
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -16,11 +19,11 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from tests.unit.test_status import document
 from tunneld.dataplane import engine
-from tunneld.observe import metrics
+from tunneld.observe import batches, metrics
 from tunneld.observe.endpoints import Endpoints
 from tunneld.observe.health import Health
 from tunneld.observe.metric_names import METRICS
-from tunneld.observe.metrics import Sample, render, rows
+from tunneld.observe.metrics import Sample, histogram_rows, render, rows
 
 LOOPBACK = IPv4Address("127.0.0.1")
 BY_NAME = {metric.name: metric for metric in METRICS}
@@ -29,8 +32,12 @@ BY_NAME = {metric.name: metric for metric in METRICS}
 def full() -> dict[str, Any]:
     """A status document in which everything that can be there is."""
     made = document()
-    made["counters"]["outbound"] = dict.fromkeys(engine.OUTBOUND_COUNTERS, 7)
-    made["counters"]["inbound"] = dict.fromkeys(engine.INBOUND_COUNTERS, 8)
+    for direction, names, value in (
+        ("outbound", engine.OUTBOUND_COUNTERS, 7),
+        ("inbound", engine.INBOUND_COUNTERS, 8),
+    ):
+        counters, buckets = batches.split(dict.fromkeys(names, value))
+        made["counters"][direction], made["batches"][direction] = counters, buckets
     made["backend"]["queues"] = [{"outbound": 1, "inbound": 2}, {"outbound": 3, "inbound": 4}]
     made["backend"]["offload"] = {"batch": 64, "coalesce_tcp": True, "downgrades_udp": 5, "s": "x"}
     return made
@@ -49,7 +56,7 @@ def values(sample: Sample) -> dict[str, float]:
 
 def test_every_row_has_its_metric_and_labels() -> None:
     seen = set()
-    for name, labels, _ in rows(Sample(full())):
+    for name, labels, _ in (*rows(Sample(full())), *histogram_rows(Sample(full()))):
         assert len(labels) == len(BY_NAME[name].labels), name
         assert all(isinstance(label, str) for label in labels)
         seen.add(name)
@@ -57,7 +64,8 @@ def test_every_row_has_its_metric_and_labels() -> None:
 
 
 def test_no_series_comes_twice() -> None:
-    keys = [(name, tuple(labels)) for name, labels, _ in rows(Sample(full()))]
+    found = (*rows(Sample(full())), *histogram_rows(Sample(full())))
+    keys = [(name, tuple(labels)) for name, labels, _ in found]
     assert len(keys) == len(set(keys))
 
 
@@ -67,16 +75,40 @@ def test_no_counter_of_the_packet_path_is_forgotten() -> None:
         ("inbound", engine.INBOUND_COUNTERS),
     ):
         made = full()
-        made["counters"][direction] = {name: 1000 + i for i, name in enumerate(names)}
+        numbered = {name: 1000 + i for i, name in enumerate(names)}
+        made["counters"][direction], made["batches"][direction] = batches.split(numbered)
         found = {value for _, _, value in rows(Sample(made))}
-        assert found >= set(made["counters"][direction].values())
+        for _, labels, distribution in histogram_rows(Sample(made)):
+            if labels[0] == direction:
+                upto = [0, *(value for _, value in distribution.buckets)]
+                found |= {after - before for before, after in pairwise(upto)}
+        assert found >= set(numbered.values())
+
+
+def test_the_batches_are_a_histogram() -> None:
+    made = full()
+    made["counters"]["inbound"] |= {"packets_read": 105, "syscalls_read": 13}
+    buckets = made["batches"]["inbound"]["read"]
+    buckets |= dict.fromkeys(buckets, 0) | {"0": 4, "1": 5, "16": 3, "more": 1}
+    found = values(Sample(made))
+    series = "tunneld_batch_packets_{},direction=inbound{},operation=read"
+    bounds = ["0", "1", "2", "4", "8", "16", "4096", "+Inf"]
+    read = [found[series.format("bucket", f",le={bound}")] for bound in bounds]
+    assert read == [4, 9, 9, 9, 9, 12, 12, 13]
+    assert found[series.format("count", "")] == 13
+    assert found[series.format("sum", "")] == 105
+
+
+def test_without_a_packet_path_of_ours_there_is_no_histogram() -> None:
+    found = values(Sample(document(started=False)))
+    assert not any(name.startswith("tunneld_batch_packets") for name in found)
 
 
 def test_names_follow_the_conventions() -> None:
     for metric in METRICS:
         assert re.fullmatch(r"tunneld_[a-z_]+", metric.name)
         assert not metric.name.endswith("_total"), "added on export, for counters only"
-        assert metric.kind in {"counter", "gauge"}
+        assert metric.kind in {"counter", "gauge", "histogram"}
         assert metric.help.endswith(".")
         assert set(metric.labels).isdisjoint({"le", "quantile", "job", "instance"})
 
@@ -138,10 +170,16 @@ class Rendered:
 
     def __init__(self) -> None:
         self.count = 0
+        self.threads: set[int] = set()
 
-    def __call__(self) -> Sample:
+    def __call__(self) -> Callable[[], Sample]:
         self.count += 1
-        return Sample(full())
+
+        def make() -> Sample:
+            self.threads.add(threading.get_ident())
+            return Sample(full())
+
+        return make
 
 
 def ends(sample: Rendered, *, public: bool = False, serving: bool = True) -> Endpoints:
@@ -167,6 +205,8 @@ async def test_a_flood_of_scrapes_is_one_rendering() -> None:
     answers = await asyncio.gather(*(handler(LOOPBACK) for _ in range(50)))
     assert len({answer.body for answer in answers}) == 1
     assert sample.count == 1
+    assert threading.get_ident() not in sample.threads, "the loop would stall"
+    assert len(sample.threads) == 1
 
 
 async def test_health_and_readiness() -> None:

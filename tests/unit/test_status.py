@@ -7,6 +7,7 @@ import json
 import re
 import socket
 import stat
+import threading
 import time
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Network
@@ -19,10 +20,13 @@ import pytest
 from tunneld.backend import BackendStatus
 from tunneld.control import ControlServer
 from tunneld.dataplane import DataplaneCounters, PeerCounters
+from tunneld.dataplane.later import Later
 from tunneld.errors import StartError
 from tunneld.host_rules import NO_RULES
 from tunneld.lease import Lease, LeaseAttrs
-from tunneld.observe.document import build
+from tunneld.observe import batches
+from tunneld.observe.document import Draft, build
+from tunneld.observe.health import Health
 from tunneld.observe.status import fetch, ratios, render
 from tunneld.service import Parts
 from tunneld.store import StoreHealth
@@ -35,12 +39,24 @@ RULES = {
     "error": "",
     "drop_forged_outer": 7,
 }
+READY = Health("ready", serving=True, summary="forwarding 100.96.1.0/24, 1 peer")
+STARTING = Health("starting", serving=False, reasons=("waiting for the store: why", "and more"))
 PEER = Lease(IPv4Network("100.96.2.0/24"), LeaseAttrs(IPv4Address("10.168.0.3")))
 
 
 @dataclass
 class FakeBackend:
-    outbound: dict[str, int] = field(default_factory=lambda: {"packets_read": 3, "drop_x": 0})
+    outbound: dict[str, int] = field(
+        default_factory=lambda: {
+            "packets_read": 3,
+            "drop_x": 0,
+            "syscalls_read": 4,
+            "batch_read_0": 2,
+            "batch_read_1": 1,
+            "batch_read_2": 1,
+            "batch_read_more": 0,
+        }
+    )
 
     def status(self) -> BackendStatus:
         values = ("udp", "flannel0", 1472, "mmsg", 1, {"batch": 64}, {"device": 2})
@@ -71,15 +87,19 @@ def store() -> Any:
     return SimpleNamespace(url="file:/s", health=lambda: health)
 
 
-def document(*, started: bool = True) -> dict[str, Any]:
+def draft(*, started: bool = True) -> Draft:
     return build(
         version="0.1.0",
         uptime=3723.0,
-        state="ready" if started else "starting",
+        health=READY if started else STARTING,
         store_url="file:/s",
         store=store() if started else None,
         parts=parts() if started else None,
     )
+
+
+def document(*, started: bool = True) -> dict[str, Any]:
+    return draft(started=started).document()
 
 
 def shape(value: object) -> object:
@@ -94,6 +114,8 @@ def test_the_document_has_exactly_the_contracts_keys() -> None:
         "version": None,
         "uptime_s": None,
         "state": None,
+        "summary": None,
+        "reasons": [],
         "backend": {
             "type": None,
             "device": None,
@@ -106,7 +128,7 @@ def test_the_document_has_exactly_the_contracts_keys() -> None:
             "skipped": {"100.96.9.0/24": None},
         },
         "lease": dict.fromkeys(("subnet", "public_ip", "expires_in_s", "put_again")),
-        "store": {"url": None, "state": None, "last_sync_s": None},
+        "store": dict.fromkeys(("url", "state", "last_sync_s", "away_s", "error")),
         "rules": dict.fromkeys(NO_RULES) | {"tools": [None, None]},
         "peers": [
             {
@@ -119,9 +141,13 @@ def test_the_document_has_exactly_the_contracts_keys() -> None:
             }
         ],
         "counters": {
-            "outbound": {"packets_read": None, "drop_x": None},
+            "outbound": {"packets_read": None, "drop_x": None, "syscalls_read": None},
             "inbound": {"packets_read": None},
             "kernel": {"tun_queue_dropped": None, "socket_dropped": None},
+        },
+        "batches": {
+            "outbound": {"read": dict.fromkeys(("0", "1", "2", "more"))},
+            "inbound": {},
         },
     }
     assert found["lease"] == {
@@ -140,6 +166,7 @@ def test_before_the_start_the_same_keys_are_there() -> None:
     for name in ("backend", "lease", "store", "rules", "counters"):
         assert before[name].keys() == after[name].keys()
     assert json.loads(json.dumps(before)) == before
+    assert before["reasons"] == ["waiting for the store: why", "and more"]
 
 
 def test_rendered_for_people() -> None:
@@ -153,20 +180,25 @@ def test_rendered_for_people() -> None:
     assert "skipped  100.96.9.0/24: no common link" in text
     assert "drop_x" not in text
     assert "tun_queue_dropped" in text
+    assert "now      forwarding 100.96.1.0/24, 1 peer\n" in text
+    assert "because" not in text
+    assert re.search(r"reading calls by packets +0: 50%, 1: 25%, 2: 25%\n", text)
+    assert "batch_" not in text
 
 
 def test_rendered_before_the_start() -> None:
     text = render(document(started=False))
     assert "starting" in text
+    assert "because  waiting for the store: why\nbecause  and more\n" in text
     assert "lease    none yet" in text
 
 
 async def test_served_with_mode_0600_and_removed(tmp_path: Path) -> None:
-    server = ControlServer(tmp_path, lambda: {"state": "ready"})
+    server = ControlServer(tmp_path, lambda: Draft({"state": "ready"}))
     await server.start()
     path = tmp_path / "tunneld.sock"
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
-    assert await asyncio.to_thread(fetch, tmp_path) == {"state": "ready"}
+    assert await asyncio.to_thread(fetch, tmp_path) == {"state": "ready", "peers": []}
     await server.close()
     assert not path.exists()
     await server.close()
@@ -177,14 +209,14 @@ async def test_a_stale_socket_is_replaced(tmp_path: Path) -> None:
         stale.bind(str(tmp_path / "tunneld.sock"))
     with pytest.raises(StartError, match="no tunneld answers"):
         fetch(tmp_path)
-    server = ControlServer(tmp_path, dict)
+    server = ControlServer(tmp_path, lambda: Draft({"a": 1}))
     await server.start()
-    assert await asyncio.to_thread(fetch, tmp_path) == {}
+    assert await asyncio.to_thread(fetch, tmp_path) == {"a": 1, "peers": []}
     await server.close()
 
 
 async def test_a_reader_that_leaves_hurts_nobody(tmp_path: Path) -> None:
-    server = ControlServer(tmp_path, lambda: {"fill": "x" * 1_000_000})
+    server = ControlServer(tmp_path, lambda: Draft({"fill": "x" * 1_000_000}))
     await server.start()
     with socket.socket(socket.AF_UNIX) as rude:
         rude.setblocking(False)
@@ -204,3 +236,66 @@ def test_ratios_tell_packets_per_system_call() -> None:
     moved = {"packets_read": 640, "syscalls_read": 10, "packets_written": 0, "syscalls_written": 0}
     assert ratios(moved) == {"packets per reading call": 64.0}
     assert ratios({}) == {}
+
+
+def test_what_is_written_peer_by_peer_is_the_document() -> None:
+    for started in (True, False):
+        made = draft(started=started)
+        found = json.loads(made.encode())
+        assert found == made.document()
+        assert found.keys() == document(started=started).keys()
+
+
+@dataclass
+class Peers:
+    """Peers and their counters, which note in which thread they are made objects of."""
+
+    count: int
+    threads: set[int] = field(default_factory=set)
+
+    def draft(self) -> Draft:
+        first = int(IPv4Address("100.64.0.0"))
+        leases = tuple(
+            Lease(IPv4Network((first + (i << 8), 24)), LeaseAttrs(IPv4Address(first + i)))
+            for i in range(self.count)
+        )
+
+        def make() -> dict[IPv4Network, PeerCounters]:
+            self.threads.add(threading.get_ident())
+            return {lease.subnet: PeerCounters(1, 2, 3, 4) for lease in leases}
+
+        return Draft({"state": "ready"}, leases, Later(make))
+
+
+async def test_many_peers_are_written_out_beside_the_loop(tmp_path: Path) -> None:
+    peers = Peers(10_000)
+    server = ControlServer(tmp_path, peers.draft)
+    await server.start()
+    found = await asyncio.gather(*(asyncio.to_thread(fetch, tmp_path) for _ in range(2)))
+    assert [len(each["peers"]) for each in found] == [10_000, 10_000]
+    assert found[0]["peers"][9_999]["rx_bytes"] == 4
+    assert peers.threads
+    assert threading.get_ident() not in peers.threads
+    await server.close()
+
+
+def test_later_is_made_once_and_by_who_looks() -> None:
+    made: list[int] = []
+
+    def make() -> dict[str, int]:
+        made.append(1)
+        return {"a": 1}
+
+    later = Later(make)
+    assert not made
+    assert (dict(later), len(later), later.get("b"), later == {"a": 1}) == ({"a": 1}, 1, None, True)
+    assert made == [1]
+
+
+def test_shares_of_the_batches() -> None:
+    calls = dict.fromkeys(("0", "1", "2", "4", "8", "more"), 0)
+    shown = batches.words({"read": calls | {"1": 999, "8": 1}, "written": calls})
+    assert shown == {"reading calls by packets": "1: 100%, 5-8: <1%"}
+    shown = batches.words({"written": calls | {"4": 1, "more": 1}})
+    assert shown == {"writing calls by packets": "3-4: 50%, >8: 50%"}
+    assert batches.split({"a": 1}) == ({"a": 1}, {})

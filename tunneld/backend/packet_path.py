@@ -14,6 +14,7 @@ from ipaddress import IPv4Network
 
 from tunneld.dataplane import Dataplane, DataplaneCounters, PeerCounters, RouteSnapshot
 from tunneld.dataplane.ladder import Rung, open_dataplane
+from tunneld.dataplane.later import Later
 
 Gauges = Mapping[str, int | bool | str]
 
@@ -114,20 +115,9 @@ class PacketPath:
         return total
 
     def peer_counters(self) -> Mapping[IPv4Network, PeerCounters]:
-        """Return the sums per peer over all dataplanes so far."""
-        total: Mapping[IPv4Network, PeerCounters] = self._ended_peers
-        for plane in self._current:
-            now = plane.peer_counters()
-            # Nearly always so; the sums of thousands of peers take as long as reading them.
-            total = (
-                now
-                if not total
-                else {
-                    subnet: _sum_peer(total.get(subnet), counters)
-                    for subnet, counters in now.items()
-                }
-            )
-        return total
+        """Return the sums per peer over all dataplanes so far; see `Dataplane.peer_counters`."""
+        ended, found = self._ended_peers, [plane.peer_counters() for plane in self._current]
+        return Later(lambda: _sum_peers(ended, found))
 
     def gauges(self) -> Gauges:
         """Return the gauges, of several dataplanes as one: downgrades summed, the worst of all."""
@@ -161,6 +151,22 @@ def _join_one(name: str, values: Sequence[int | bool | str]) -> int | bool | str
 
 def _sum(before: Mapping[str, int], now: Mapping[str, int]) -> dict[str, int]:
     return {name: value + before.get(name, 0) for name, value in now.items()}
+
+
+def _sum_peers(
+    ended: Mapping[IPv4Network, PeerCounters], found: Sequence[Mapping[IPv4Network, PeerCounters]]
+) -> Mapping[IPv4Network, PeerCounters]:
+    total = ended
+    for now in found:
+        # Nearly always so; the sums of thousands of peers take as long as reading them.
+        total = (
+            now
+            if not total
+            else {
+                subnet: _sum_peer(total.get(subnet), counters) for subnet, counters in now.items()
+            }
+        )
+    return total
 
 
 def _sum_peer(before: PeerCounters | None, now: PeerCounters) -> PeerCounters:

@@ -21,6 +21,7 @@ from tunneld.backend.udp import ENCAPSULATION_BYTES
 from tunneld.backend.udp_kernel_devices import Devices
 from tunneld.backend.udp_kernel_rules import Rules
 from tunneld.dataplane import DataplaneCounters, PeerCounters
+from tunneld.dataplane.later import Later
 from tunneld.errors import ConfigError, StartError
 from tunneld.lease import Lease, LeaseAttrs
 from tunneld.link import ipip, peer_routes
@@ -191,12 +192,14 @@ class UdpKernelBackend:
         """
         if self._peers is None:
             return {}
-        found = ipip.statistics()
-        return {
-            peer.subnet: found[name]
-            for peer in self._peers
-            if (name := self._tunnel(peer).name) in found
-        }
+        peers, local, port = self._peers, self._wanted_underlay().address, self._options.port
+
+        def read() -> dict[IPv4Network, PeerCounters]:
+            found = ipip.statistics()
+            names = ((peer, Tunnel(local, peer.public_ip, port).name) for peer in peers)
+            return {peer.subnet: found[name] for peer, name in names if name in found}
+
+        return Later(read)
 
     @property
     def _mtu(self) -> int:

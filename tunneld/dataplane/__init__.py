@@ -113,7 +113,10 @@ class Dataplane(Protocol):
         ...
 
     def peer_counters(self) -> Mapping[IPv4Network, PeerCounters]:
-        """Read the per-peer counters of the current snapshot."""
+        """Read the per-peer counters of the current snapshot, in the event loop.
+
+        The mapping may be looked at in any thread; with thousands of peers better in another one.
+        """
         ...
 
     def gauges(self) -> Mapping[str, int | bool | str]:

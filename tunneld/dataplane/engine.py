@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from tunneld._dataplane import ffi, lib
 from tunneld.dataplane import DataplaneCounters, PeerCounters, Route, RouteSnapshot
+from tunneld.dataplane.later import Later
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -274,14 +275,17 @@ class Engine:
         )
 
     def peer_counters(self) -> Mapping[IPv4Network, PeerCounters]:
-        """Read the counters of each route of the current snapshot."""
+        """Read the counters of each route of the current snapshot; from the publishing thread."""
         routes = self._snapshot.routes
         out = ffi.new("struct tnl_peer_counters[]", len(routes))
         _check(lib.tnl_peer_counters(self._engine, out, len(routes)))
-        return {
-            route.subnet: PeerCounters(*words)
-            for route, words in zip(routes, struct.iter_unpack("=4Q", ffi.buffer(out)), strict=True)
-        }
+        found = bytes(ffi.buffer(out))
+        return Later(
+            lambda: {
+                route.subnet: PeerCounters(*words)
+                for route, words in zip(routes, struct.iter_unpack("=4Q", found), strict=True)
+            }
+        )
 
     def _gauges(self) -> Any:
         out = ffi.new("struct tnl_gauges *")

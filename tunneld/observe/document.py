@@ -2,61 +2,106 @@
 
 from __future__ import annotations
 
+import json
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from ipaddress import IPv4Network
 from typing import TYPE_CHECKING
 
-from tunneld.dataplane import PeerCounters
+from tunneld.dataplane import DataplaneCounters, PeerCounters
 from tunneld.host_rules import NO_RULES
+from tunneld.observe import batches
+from tunneld.store import StoreHealth
 
 if TYPE_CHECKING:
     from tunneld.backend import Backend
     from tunneld.host_rules import HostRules
     from tunneld.lease import Lease
     from tunneld.lease_keeper import LeaseKeeper
+    from tunneld.observe.health import Health
     from tunneld.service import Parts
     from tunneld.store import Store
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """The status document as of one moment, its peers still as objects.
+
+    With thousands of peers it takes longer to write them out than the event loop may stall: take
+    the draft in the loop, finish it in a thread.
+
+    Attributes:
+        head: all but the peers.
+        leases: of the peers.
+        counters: of the peers, by subnet.
+    """
+
+    head: Mapping[str, object]
+    leases: tuple[Lease, ...] = ()
+    counters: Mapping[IPv4Network, PeerCounters] = field(default_factory=dict)
+
+    def document(self) -> dict[str, object]:
+        """Return the whole document."""
+        return {**self.head, "peers": list(self._peers())}
+
+    def encode(self) -> bytes:
+        """Return the whole document as one line of JSON."""
+        # Peer by peer: one call for all of them would not let any other thread run meanwhile.
+        peers = ", ".join(json.dumps(peer) for peer in self._peers())
+        return f'{json.dumps(self.head)[:-1]}, "peers": [{peers}]}}\n'.encode()
+
+    def _peers(self) -> Iterator[dict[str, object]]:
+        return (_peer(lease, self.counters) for lease in self.leases)
 
 
 def build(
     *,
     version: str,
     uptime: float,
-    state: str,
+    health: Health,
     store_url: str,
     store: Store | None,
     parts: Parts | None,
-) -> dict[str, object]:
+) -> Draft:
     """Return the document; every key is always there, with null or zero before its time.
+
+    Call it in the event loop: packet path and backends are read.
 
     Args:
         version: of tunneld.
         uptime: seconds.
-        state: starting, ready, degraded or stopping.
+        health: the judgement.
         store_url: as configured.
         store: None before it was opened.
         parts: None before the start sequence is through.
     """
-    counters = parts.backend.counters() if parts else None
-    return {
+    counters = parts.backend.counters() if parts else DataplaneCounters()
+    outbound, batches_out = batches.split(counters.outbound)
+    inbound, batches_in = batches.split(counters.inbound)
+    head = {
         "version": version,
         "uptime_s": round(uptime, 3),
-        "state": state,
+        "state": health.state,
+        "summary": health.summary,
+        "reasons": list(health.reasons),
         "backend": _backend(parts.backend if parts else None, parts.rules if parts else None),
         "rules": parts.rules.status() if parts else NO_RULES,
         "lease": _lease(parts.keeper if parts else None),
         "store": _store(store_url, store),
-        "peers": _peers(parts),
         "counters": {
-            "outbound": counters.outbound if counters else {},
-            "inbound": counters.inbound if counters else {},
+            "outbound": outbound,
+            "inbound": inbound,
             "kernel": {
                 **_NO_KERNEL_COUNTERS,
                 **(parts.backend.kernel_counters() if parts else {}),
             },
         },
+        "batches": {"outbound": batches_out, "inbound": batches_in},
     }
+    if parts is None:
+        return Draft(head)
+    return Draft(head, parts.subnet_map.peers, parts.backend.peer_counters())
 
 
 _NO_KERNEL_COUNTERS = {"tun_queue_dropped": 0, "socket_dropped": 0}
@@ -103,17 +148,20 @@ def _lease(keeper: LeaseKeeper | None) -> dict[str, object]:
 
 def _store(url: str, store: Store | None) -> dict[str, object]:
     if store is None:
-        return {"url": url, "state": "connecting", "last_sync_s": None}
-    health = store.health()
-    synced = None if health.last_sync is None else round(time.monotonic() - health.last_sync, 3)
-    return {"url": store.url, "state": health.state, "last_sync_s": synced}
+        health = StoreHealth("connecting", None)
+    else:
+        url, health = store.url, store.health()
+    return {
+        "url": url,
+        "state": health.state,
+        "last_sync_s": _age(health.last_sync),
+        "away_s": _age(health.away_since),
+        "error": health.detail,
+    }
 
 
-def _peers(parts: Parts | None) -> list[dict[str, object]]:
-    if parts is None:
-        return []
-    counters = parts.backend.peer_counters()
-    return [_peer(lease, counters) for lease in parts.subnet_map.peers]
+def _age(at: float | None) -> float | None:
+    return None if at is None else round(time.monotonic() - at, 3)
 
 
 def _peer(lease: Lease, counters: Mapping[IPv4Network, PeerCounters]) -> dict[str, object]:

@@ -22,12 +22,17 @@ class Endpoints:
 
     Args:
         health: as of now; must not block.
-        sample: everything that the metrics show, as of now; must not block.
+        sample: reads all that the metrics show, must not block; what it returns makes the sample of
+            it, in another thread.
         public: give the metrics to everybody, not to loopback clients only.
     """
 
     def __init__(
-        self, health: Callable[[], Health], sample: Callable[[], metrics.Sample], *, public: bool
+        self,
+        health: Callable[[], Health],
+        sample: Callable[[], Callable[[], metrics.Sample]],
+        *,
+        public: bool,
     ) -> None:
         self._health = health
         self._sample = sample
@@ -58,8 +63,9 @@ class Endpoints:
         async with self._lock:
             began = time.monotonic()
             if began >= self._good_until:
+                sample = self._sample()
                 # In a thread: with thousands of peers it takes longer than the loop may stall.
-                self._made = await asyncio.to_thread(metrics.render, self._sample())
+                self._made = await asyncio.to_thread(lambda: metrics.render(sample()))
                 spent = time.monotonic() - began
                 self._good_until = time.monotonic() + max(_KEPT_S, _PAUSE * spent)
         return Answer(HTTPStatus.OK, self._made, metrics.CONTENT_TYPE)

@@ -11,7 +11,7 @@ class Metric:
 
     Attributes:
         name: without the `_total` of a counter.
-        kind: "counter" or "gauge".
+        kind: "counter", "gauge" or "histogram".
         help: one line.
         labels: their names.
     """
@@ -84,6 +84,12 @@ METRICS: tuple[Metric, ...] = (
         "tunneld_syscalls",
         "counter",
         "System calls of the packet path; packets / syscalls is the batch size.",
+        _WAYS,
+    ),
+    Metric(
+        "tunneld_batch_packets",
+        "histogram",
+        "Packets moved by a system call that reads or writes; le=0 are the calls that failed.",
         _WAYS,
     ),
     Metric(

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from tunneld.observe import batches
 from tunneld.observe.health import STATES
 from tunneld.observe.metric_names import METRICS
 
@@ -41,8 +42,24 @@ class Sample:
     taken_at: float = 0.0
 
 
+@dataclass(frozen=True, slots=True)
+class Distribution:
+    """The value of a histogram.
+
+    Attributes:
+        buckets: (upper bound, how many up to it); the last bound is +Inf.
+        sum: of all that were counted.
+    """
+
+    buckets: Sequence[tuple[str, int]]
+    sum: int
+
+
 Row = tuple[str, Sequence[str], float]
 """Name of a metric, label values, value."""
+
+HistogramRow = tuple[str, Sequence[str], Distribution]
+"""The same of a histogram."""
 
 _FROM_COUNTERS = {
     "packets_": "tunneld_packets",
@@ -81,6 +98,23 @@ def rows(sample: Sample) -> Iterator[Row]:
         yield "tunneld_repairs", (kind,), value
     yield from _offload(backend["offload"])
     yield from _rules(document["rules"])
+
+
+def histogram_rows(sample: Sample) -> Iterator[HistogramRow]:
+    """Yield every value of the histograms."""
+    counters = sample.document["counters"]
+    for direction, operations in sample.document["batches"].items():
+        for operation, buckets in operations.items():
+            # What all calls moved is counted anyway.
+            moved = counters[direction][f"packets_{operation}"]
+            labels = (direction, _operation(operation))
+            made = Distribution(batches.cumulative(buckets), moved)
+            yield "tunneld_batch_packets", labels, made
+
+
+def _operation(name: str) -> str:
+    # A label names an operation, not what came of it.
+    return name.replace("written", "write")
 
 
 def _one_of(name: str, words: Iterable[str], now: str) -> Iterator[Row]:
@@ -126,9 +160,7 @@ def _counters(direction: str, counters: Mapping[str, int]) -> Iterator[Row]:
             continue
         for prefix, metric in _FROM_COUNTERS.items():
             if name.startswith(prefix):
-                # A label names an operation, not what came of it.
-                label = name.removeprefix(prefix).replace("written", "write")
-                yield metric, (direction, label), value
+                yield metric, (direction, _operation(name.removeprefix(prefix))), value
 
 
 def _rules(rules: Mapping[str, Any]) -> Iterator[Row]:
@@ -155,15 +187,26 @@ def families(sample: Sample) -> list[Family]:
     from prometheus_client.core import (  # noqa: PLC0415 - 50 ms that only /metrics needs
         CounterMetricFamily,
         GaugeMetricFamily,
+        HistogramMetricFamily,
     )
 
-    made: dict[str, CounterMetricFamily | GaugeMetricFamily] = {}
+    single: dict[str, CounterMetricFamily | GaugeMetricFamily] = {}
+    histograms: dict[str, HistogramMetricFamily] = {}
+    made: list[Family] = []
     for metric in METRICS:
+        if metric.kind == "histogram":
+            many = HistogramMetricFamily(metric.name, metric.help, labels=metric.labels)
+            histograms[metric.name] = many
+            made.append(many)
+            continue
         kind = CounterMetricFamily if metric.kind == "counter" else GaugeMetricFamily
-        made[metric.name] = kind(metric.name, metric.help, labels=metric.labels)
+        single[metric.name] = kind(metric.name, metric.help, labels=metric.labels)
+        made.append(single[metric.name])
     for name, labels, value in rows(sample):
-        made[name].add_metric(labels, value)
-    return [family for family in made.values() if family.samples]
+        single[name].add_metric(labels, value)
+    for name, labels, distribution in histogram_rows(sample):
+        histograms[name].add_metric(labels, list(distribution.buckets), distribution.sum)
+    return [family for family in made if family.samples]
 
 
 class _Collector:

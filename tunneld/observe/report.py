@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
 from tunneld.observe import health
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from contextlib import AsyncExitStack
     from ipaddress import IPv4Address
 
+    from tunneld.observe.document import Draft
     from tunneld.service import Service
 
 
@@ -25,17 +27,15 @@ class Reporter:
 
     Args:
         service: returns it, None before the start sequence is through.
-        document: returns the status document as of now.
+        draft: returns the status document as of now.
 
     Attributes:
         stopping: a signal or an error ends the daemon.
     """
 
-    def __init__(
-        self, service: Callable[[], Service | None], document: Callable[[], Mapping[str, object]]
-    ) -> None:
+    def __init__(self, service: Callable[[], Service | None], draft: Callable[[], Draft]) -> None:
         self._service = service
-        self._document = document
+        self._draft = draft
         self._manager = Manager()
         self._waiting = ""
         self.stopping = False
@@ -49,18 +49,20 @@ class Reporter:
         """Judge as of now; never blocks."""
         return health.assess(self._service(), stopping=self.stopping, waiting=self._waiting)
 
-    def sample(self) -> Sample:
-        """Return what the metrics show."""
+    def sample(self) -> Callable[[], Sample]:
+        """Read what the metrics show; returns what makes them, in whichever thread."""
         service = self._service()
         parts = service.parts if service else None
-        return Sample(
-            document=self._document(),
+        draft = self._draft()
+        finish = partial(
+            Sample,
             serving=self.health().serving,
             quarantined=len(parts.subnet_map.quarantined) if parts else 0,
             put_again=parts.keeper.put_again if parts else 0,
             conflicts=len(service.guard.doubles) if service else 0,
             taken_at=time.time(),
         )
+        return lambda: finish(draft.document())
 
     async def serve(
         self, stack: AsyncExitStack, address: IPv4Address, port: int, *, public: bool

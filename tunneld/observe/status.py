@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from tunneld.errors import StartError
+from tunneld.observe import batches
 
 SOCKET_NAME = "tunneld.sock"
 _TIMEOUT_S = 5.0
@@ -55,6 +56,8 @@ def render(document: Mapping[str, Any]) -> str:
         lines += ["", f"{direction}:"]
         lines += [f"  {name:<36} {value:>16,}" for name, value in moved.items()] or ["  (nothing)"]
         lines += [f"  {name:<36} {value:>16.1f}" for name, value in ratios(counters).items()]
+        shares = batches.words(document.get("batches", {}).get(direction, {}))
+        lines += [f"  {name:<36} {text}" for name, text in shares.items()]
     return "\n".join(lines)
 
 
@@ -78,19 +81,21 @@ def _head(document: Mapping[str, Any]) -> list[str]:
     synced = store["last_sync_s"]
     sync = "never synced" if synced is None else f"synced {_duration(synced)} ago"
     held = f"{lease['subnet']} as {lease['public_ip']}, {when}" if lease["subnet"] else "none yet"
+    features = ", ".join(f"{name} {_word(value)}" for name, value in backend["offload"].items())
+    summary = document.get("summary", "")
     lines = [
         f"tunneld {document['version']}: {document['state']}, up {_duration(document['uptime_s'])}",
+        *([f"now      {summary}"] if summary else []),
+        *(f"because  {reason}" for reason in document.get("reasons", [])),
         (
             f"backend  {backend['type'] or '-'} on {backend['device'] or '-'}, "
             f"mtu {backend['mtu']}, dataplane {backend['dataplane'] or '-'}, "
             f"threads {backend['threads']}"
         ),
+        *([f"offload  {features}"] if features else []),
         f"lease    {held}",
         f"store    {store['url']}, {store['state']}, {sync}",
     ]
-    if backend["offload"]:
-        words = (f"{name} {_word(value)}" for name, value in backend["offload"].items())
-        lines.insert(2, f"offload  {', '.join(words)}")
     if len(queues := backend.get("queues", [])) > 1:
         lines += [f"queues   {_queue_load(queues, way)}" for way in ("outbound", "inbound")]
     lines += _rules(document.get("rules", {}))
