@@ -9,6 +9,8 @@ from tunneld.demo import Lesson
 from tunneld.errors import StartError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from tunneld.demo import Options, Results
     from tunneld.demo.story import Story
 
@@ -36,9 +38,11 @@ def run(story: Story, options: Options) -> Results:
     """Take each prefix apart, and compare them two by two."""
     found = [_parse(text) for text in options.arguments or DEFAULT]
     for each in found:
-        _take_apart(story, each)
+        story.step(f"{each}")
+        take_apart(story, each)
     if len(found) > 1:
-        _compare(story, found)
+        story.step("Who is in one network with whom?")
+        compare(story, found)
     return {"prefixes": [_figures(each) for each in found]}
 
 
@@ -66,9 +70,9 @@ def _bits(address: IPv4Address, length: int) -> str:
     return shown
 
 
-def _take_apart(story: Story, each: IPv4Interface) -> None:
+def take_apart(story: Story, each: IPv4Interface) -> None:
+    """Show an address in bits, with its mask, network address and last address."""
     network, length = each.network, each.network.prefixlen
-    story.step(f"{each}")
     rows = [
         ["the address", str(each.ip), _bits(each.ip, length)],
         ["mask", str(network.netmask), _bits(network.netmask, length)],
@@ -89,18 +93,18 @@ def _take_apart(story: Story, each: IPv4Interface) -> None:
     )
 
 
-def _compare(story: Story, found: list[IPv4Interface]) -> None:
-    story.step("Who is in one network with whom?")
+def compare(story: Story, found: Sequence[IPv4Interface]) -> None:
+    """Show for each two whether they can talk without a router."""
     rows = []
     for at, one in enumerate(found):
         for other in found[at + 1 :]:
-            same = _same(one, other)
+            same = together(one, other)
             words = "yes: no router needed" if same else "no: through a router"
             rows.append([str(one), str(other), words])
     story.table(["", "", "one network?"], rows, left=(0, 1, 2))
 
 
-def _same(one: IPv4Interface, other: IPv4Interface) -> bool:
+def together(one: IPv4Interface, other: IPv4Interface) -> bool:
     """Tell whether each thinks that the other is on its own link."""
     return other.ip in one.network and one.ip in other.network
 
