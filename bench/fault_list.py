@@ -14,6 +14,7 @@ from tunneld.lab.etcd_http import EtcdGateway
 FROZEN_S = 30.0
 DAY_S = 86_400
 MANY = 10_000
+OTHER_PASSWORD = "another-one"  # noqa: S105 - of a user that lives for seconds
 
 BAD_KEYS = (
     "100.96.300.0-24",
@@ -145,7 +146,7 @@ def _permit(bed: FaultBed) -> None:
 
 
 def _change_password(bed: FaultBed) -> None:
-    _set_password(bed, "another-one")
+    _set_password(bed, OTHER_PASSWORD)
     bed.etcd.kill()
     bed.etcd.start()
 

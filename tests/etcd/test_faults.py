@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from bench.fault_list import BAD_KEYS, BAD_VALUES
 from tests.etcd.conftest import MakeStore
 from tests.etcd.following import (
     PREFIX,
@@ -175,32 +176,6 @@ async def test_slow_answers_are_waited_for(etcd: EtcdServer, make_store: MakeSto
             await follower.until(lambda: name(1) in follower.keys, "the key")
             assert follower.listings == 1
             assert store.health().state == "connected"
-
-
-BAD_KEYS = [
-    "100.96.300.0-24",
-    "100.96.8.0-33",
-    "100.96.8.0",
-    "100.96.08.0-24",
-    "x100.96.8.0-24",
-    "100.96.8.0-24/",
-    "100.96.8.0-24/x",
-    " 100.96.8.0-24",
-    "10.9.8.0-24",
-    "",
-]
-BAD_VALUES = [
-    "",
-    "{nonsense",
-    "[]",
-    "null",
-    '{"PublicIP":7}',
-    '{"PublicIP":"1.2.3"}',
-    '{"PublicIP":"127.0.0.1"}',
-    '{"PublicIP":"10.168.1.1","BackendType":[]}',
-    "\udcff\udcfe",
-    "x" * 1_000_000,
-]
 
 
 async def test_nonsense_costs_only_itself(store: EtcdStore, etcd: EtcdServer) -> None:
