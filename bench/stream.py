@@ -57,5 +57,6 @@ class UdpStream:
             if kind is None:
                 self._source.terminate()
                 sent, _ = self._source.communicate(timeout=GRACE_S)
+                self._counter.terminate()
                 got = self._counter.stdout.readline() if self._counter.stdout else ""
                 self.result = udp_result(sent, got)

@@ -1,7 +1,8 @@
 /*
  * udpgen.c - send and count small UDP datagrams, many per system call.
  *
- *   udpgen recv PORT                               count until nothing came for half a second
+ *   udpgen recv PORT                               count until nothing came for half a second after
+ *                                                  SIGTERM, or for ten seconds
  *   udpgen send ADDRESS PORT SIZE SECONDS [PPS [SEED]]
  *                                                  send as fast as possible, or PPS per second;
  *                                                  SIGTERM ends it early
@@ -165,12 +166,13 @@ static int receive(uint16_t port)
 		messages[i].msg_hdr.msg_iovlen = 1;
 	}
 	fill(want);
+	signal(SIGTERM, end);
 	puts("ready");
 	fflush(stdout);
 	for (;;) {
 		struct pollfd entry = {.fd = fd, .events = POLLIN};
-		/* Before the first datagram the sender may still be starting. */
-		int ready = poll(&entry, 1, tally.received ? IDLE_MS : 20 * IDLE_MS);
+		/* On a crowded machine the sender may pause, or be slow to start. */
+		int ready = poll(&entry, 1, ended ? IDLE_MS : 20 * IDLE_MS);
 		int got;
 
 		if (ready < 0 && errno != EINTR)
