@@ -11,7 +11,7 @@ SCHEMES = {"light": "rgb(255, 255, 255)", "dark": "rgb(15, 19, 24)"}
 
 SIDEWAYS = """
 [...document.querySelectorAll("body *")]
-  .filter((e) => !e.closest(".scroll") && !e.closest("svg"))
+  .filter((e) => !e.closest(".scroll, pre.output") && !e.closest("svg"))
   .filter((e) => e.getBoundingClientRect().right > WIDTH + 0.5)
   .map((e) => e.tagName + "." + e.className)
 """

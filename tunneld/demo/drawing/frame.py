@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 WIDTH = 720.0
-LEAST = 62.0
+LEAST, CHAR, PAD = 62.0, 7.6, 14.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,10 +73,11 @@ class FrameDrawing:
     def svg(self, ident: str) -> str:
         """Return it as boxes; the widths only hint at the lengths."""
         shares = [max(each.length, 1) ** 0.5 for each in self.headers]
-        spare = WIDTH - LEAST * len(shares)
+        least = [max(LEAST, CHAR * len(each.name) + PAD) for each in self.headers]
+        spare = WIDTH - sum(least)
         body, left = [], 0.0
-        for each, share in zip(self.headers, shares, strict=True):
-            width = LEAST + max(spare, 0.0) * share / sum(shares)
+        for each, share, room in zip(self.headers, shares, least, strict=True):
+            width = room + max(spare, 0.0) * share / sum(shares)
             style = "host added" if each.added else "host"
             body += [
                 svg.element("rect", x=left, y=2.0, width=width, height=62.0, class_=style),
