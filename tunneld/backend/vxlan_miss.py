@@ -155,7 +155,14 @@ class VxlanMissBackend(VxlanBase):
             return
         # At once and not in a task of its own: the packet that asks waits in the kernel.
         entries = self._answers.entries(event.entry)
+        asked = event.entry.dst or event.entry.mac
         for answer in self._bulk.exchange_now([rtnl_neigh.put(entry) for entry in entries]):
             if answer.errno:
-                pair = fields(asked=event.entry.dst or event.entry.mac, error=answer.reason)
+                pair = fields(asked=asked, error=answer.reason)
                 log.warning("the kernel refuses an answer", extra=pair)
+        if entries:
+            # The FDB entry, which is always the first, has both: the MAC and the node behind it.
+            pair = fields(asked=asked, mac=entries[0].mac, via=entries[0].dst)
+            log.debug("answered", extra=pair)
+        else:
+            log.debug("no answer", extra=fields(asked=asked))
