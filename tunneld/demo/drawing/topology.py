@@ -54,7 +54,9 @@ class Host:
         above = 0
         for (name, address), column in zip(self.containers, self.columns(), strict=True):
             above = max(above, column - 4 + max(len(name), len(address)) + 2)
-        return max(inside + 6, above)
+        # The name stands in the upper border, behind the cables.
+        border = max(self.columns(), default=0) + len(self.name) + 7
+        return max(inside + 6, above, border)
 
 
 @dataclass(frozen=True, slots=True)
