@@ -21,7 +21,7 @@ from shutil import which
 from typing import TYPE_CHECKING
 
 from tunneld.errors import StartError
-from tunneld.link import masquerade, nft, nft_socket, xtables
+from tunneld.link import conntrack, masquerade, nft, nft_socket, xtables
 from tunneld.link.masquerade import CHAINS, FORGED, TABLE, Wanted
 from tunneld.link.xtables import Chain
 from tunneld.observe.log import fields
@@ -84,6 +84,8 @@ class HostRules:
         # None: no peers are known yet.
         self._peers: frozenset[IPv4Address] | None = None
         self._written: frozenset[IPv4Address] | None = None
+        # For whom older flows were ended; empty: for nobody yet.
+        self._freed: list[frozenset[IPv4Address] | None] = []
         self._peers_changed = asyncio.Event()
         self._generation: int | None = None
         self._error = ""
@@ -205,7 +207,21 @@ class HostRules:
         elif peers != self._written:
             changed = False
         self._written = peers
+        if self._wanted.port is not None and (changed or self._freed != [peers]):
+            await self._end_older_flows(self._wanted.port, peers)
         return changed
+
+    async def _end_older_flows(self, port: int, peers: frozenset[IPv4Address] | None) -> None:
+        """End what slipped through before the guard was there; it would keep the tunnel's port."""
+        self._freed = [peers]
+        try:
+            count = await asyncio.to_thread(conntrack.end_masqueraded, port, peers)
+        except OSError as error:
+            log.debug("cannot look for flows that are older than the rules: %s", error)
+            return
+        if count:
+            pair = fields(count=count, port=port)
+            log.warning("ended flows of containers that held the tunnel's port", extra=pair)
 
     async def _ensure_table(self) -> bool:
         body = masquerade.nft_body(self._wanted, accept=not self._iptables)

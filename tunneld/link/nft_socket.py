@@ -44,17 +44,17 @@ def counter(table: str, name: str) -> Tally:
         (_OBJ_NAME, name.encode() + b"\0"),
         (_OBJ_TYPE, _COUNTER.to_bytes(4, "big")),
     )
-    values = _attributes(found[_OBJ_DATA])
+    values = attributes(found[_OBJ_DATA])
     return Tally(
         packets=int.from_bytes(values[_COUNTER_PACKETS], "big"),
         bytes=int.from_bytes(values[_COUNTER_BYTES], "big"),
     )
 
 
-def _ask(kind: int, *attributes: tuple[int, bytes]) -> dict[int, bytes]:
+def _ask(kind: int, *given: tuple[int, bytes]) -> dict[int, bytes]:
     body = struct.pack("=BBH", _IPV4, 0, 0)
-    for number, value in attributes:
-        body += struct.pack("=HH", 4 + len(value), number) + value + bytes(-len(value) % 4)
+    for number, value in given:
+        body += attribute(number, value)
     header = struct.pack("=IHHII", 16 + len(body), _SUBSYSTEM | kind, _NLM_F_REQUEST, 0, 0)
     with contextlib.closing(
         socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_NETFILTER)
@@ -66,10 +66,16 @@ def _ask(kind: int, *attributes: tuple[int, bytes]) -> dict[int, bytes]:
     if struct.unpack_from("=H", answer, 4)[0] == _NLMSG_ERROR:
         number = -struct.unpack_from("=i", answer, 16)[0]
         raise OSError(number, os.strerror(number))
-    return _attributes(answer[20:])
+    return attributes(answer[20:])
 
 
-def _attributes(data: bytes) -> dict[int, bytes]:
+def attribute(number: int, value: bytes) -> bytes:
+    """Put a netlink attribute together."""
+    return struct.pack("=HH", 4 + len(value), number) + value + bytes(-len(value) % 4)
+
+
+def attributes(data: bytes) -> dict[int, bytes]:
+    """Take netlink attributes apart: number -> value, of several with one number the last."""
     found, offset = {}, 0
     while offset + 4 <= len(data):
         length, number = struct.unpack_from("=HH", data, offset)
