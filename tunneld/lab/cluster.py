@@ -232,7 +232,7 @@ class Cluster:
         args: Sequence[str] = (),
         *,
         args_by_node: Mapping[int, Sequence[str]] | None = None,
-        timeout: float = 30.0,
+        timeout: float = 60.0,
     ) -> None:
         """Start tunneld on every node, wait until all are ready, give containers FLANNEL_MTU.
 

@@ -99,7 +99,7 @@ class Daemon:
         text = f"FLANNEL_NETWORK={hint.supernet(new_prefix=16)}\nFLANNEL_SUBNET={hint[1]}/24\n"
         self.subnet_file.write_text(text)
 
-    def wait_ready(self, timeout: float = 30.0) -> None:
+    def wait_ready(self, timeout: float = 60.0) -> None:
         """Wait for READY=1, which the daemon sends when it forwards and subnet.env is written.
 
         Raises:
@@ -136,13 +136,13 @@ class Daemon:
         """Return the end of the log."""
         return "\n".join(self.log.read_text().splitlines()[-lines:])
 
-    def stop(self, timeout: float = 10.0) -> int:
+    def stop(self, timeout: float = 30.0) -> int:
         """Send SIGTERM and return the exit code."""
         return self._end(signal.SIGTERM, timeout)
 
     def kill(self) -> int:
         """Send SIGKILL, as the out-of-memory killer would, and return the exit code."""
-        return self._end(signal.SIGKILL, 10.0)
+        return self._end(signal.SIGKILL, 30.0)
 
     def _end(self, number: signal.Signals, timeout: float) -> int:
         child = self._process
