@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tunneld.lab import PORT, Capture, CommandError, Frame
-from tunneld.lab.headers import Packet, parse
+from tunneld.lab.headers import UDP, Packet, parse
+from tunneld.lab.vxlan import PORT as VXLAN_PORT
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -53,7 +54,7 @@ def find(frames: Sequence[Frame], icmp_type: int) -> list[Station]:
         packet = parse(frame.packet)
         if packet is None:
             continue
-        inner = packet.encapsulated(PORT)
+        inner = _inside(packet)
         container_packet = inner or packet
         if container_packet.icmp_type == icmp_type and container_packet.icmp_sequence == SEQUENCE:
             outer = packet if inner else None
@@ -62,6 +63,14 @@ def find(frames: Sequence[Frame], icmp_type: int) -> list[Station]:
             )
             stations.append(seen)
     return sorted(stations, key=lambda station: station.time)
+
+
+def _inside(packet: Packet) -> Packet | None:
+    """Return the container's packet in a datagram of the UDP tunnel or of VXLAN."""
+    if packet.protocol == UDP and packet.ports[1] == VXLAN_PORT:
+        # 8 bytes of UDP, 8 of VXLAN, 14 of Ethernet.
+        return parse(packet.payload[30:])
+    return packet.encapsulated(PORT)
 
 
 def complete(frames: Sequence[Frame]) -> bool:
