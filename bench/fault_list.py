@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from bench.etcd_bed import PREFIX, crowd, lease, subnet
 from bench.fault_bed import PASSWORD, USER, FaultBed, Setup, wait_for
 from tunneld.lab.etcd_http import EtcdGateway
+from tunneld.store.etcd_mirror import GRACE_S, LINGER_S
 
 FROZEN_S = 30.0
 DAY_S = 86_400
@@ -65,6 +66,7 @@ class Fault:
         lasts: seconds from its begin to its end, at least.
         turns: how often it comes.
         bar: seconds until all must be well again.
+        echoes: seconds that the stream goes on afterwards, because what was kept goes only then.
         peers_change: the peers are others meanwhile, so that nothing is promised of the stream.
     """
 
@@ -75,6 +77,7 @@ class Fault:
     lasts: float = 0.0
     turns: int = 1
     bar: float = 5.0
+    echoes: float = 0.0
     peers_change: bool = False
 
 
@@ -224,7 +227,7 @@ FAULTS: dict[str, Fault] = {
         _kill_the_next_member, _revive, setup=Setup(members=3), turns=3
     ),
     "compacted, 100 changes unseen": Fault(_change_unseen, _start, "refused", peers_change=True),
-    "data directory wiped": Fault(_wipe, _start_empty, "refused"),
+    "data directory wiped": Fault(_wipe, _start_empty, "refused", echoes=GRACE_S + 1),
     "permission denied": Fault(_forbid, _permit, "permission denied", Setup(user=True)),
     "tokens expired": Fault(_let_tokens_expire, _delete_own_keys, setup=Setup(user=True)),
     "another password": Fault(
@@ -237,7 +240,7 @@ FAULTS: dict[str, Fault] = {
     "answers after 2 s": Fault(_be_slow, _be_quick, setup=Setup(relay=True)),
     "nonsense among 500": Fault(_put_nonsense, setup=Setup(peers=499)),
     "10,000 leases at once": Fault(_put_many, peers_change=True),
-    "own keys deleted": Fault(_delete_own_keys),
+    "own keys deleted": Fault(_delete_own_keys, echoes=LINGER_S + 1),
     "clock a day on, then back": Fault(_jump, lambda bed: bed.jump(0), setup=Setup(clock=True)),
 }
 """Name -> fault."""
@@ -295,6 +298,7 @@ def befall(
                 time.sleep(max(0.0, began + fault.lasts - time.monotonic()))
                 fault.end(bed)
                 recovered.append(bed.recovered(time.monotonic()))
+            time.sleep(fault.echoes)
         result = stream.result
         after(bed)
     return Outcome(result.sent, result.sent - result.received, told, recovered, fault.bar)
