@@ -1,4 +1,4 @@
-"""Loads that lessons measure: one TCP stream, a burst of pings."""
+"""What lessons measure: one TCP stream, a burst of pings, what the daemons count meanwhile."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 from tunneld.lab import iperf, machine
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from ipaddress import IPv4Address
 
     from tunneld.demo.story import Story
-    from tunneld.lab import Container, Node
+    from tunneld.lab import Container, Daemon, Node
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +29,39 @@ class Load:
     gbps: float
     bytes: int
     cpu_s_per_gb: float
+
+
+@dataclass(frozen=True, slots=True)
+class PathCalls:
+    """What daemons have counted themselves on the way of the packets.
+
+    Attributes:
+        calls: system calls: for packets from and to the TUN and the socket, and the waits.
+        packets: that were sent to a peer: data, acknowledgements, everything.
+    """
+
+    calls: int = 0
+    packets: int = 0
+
+    @classmethod
+    def of(cls, daemons: Iterable[Daemon]) -> PathCalls:
+        """Read them now, summed up."""
+        calls = packets = 0
+        for daemon in daemons:
+            counters = daemon.status()["counters"]
+            packets += counters["outbound"]["packets_written"]
+            calls += sum(
+                value
+                for words in counters.values()
+                for name, value in words.items()
+                if name.startswith("syscalls_")
+            )
+        return cls(calls, packets)
+
+    def per_packet_since(self, before: PathCalls) -> float:
+        """Return the calls of all daemons together for a packet since then; 0.0: none was sent."""
+        packets = self.packets - before.packets
+        return (self.calls - before.calls) / packets if packets else 0.0
 
 
 def tcp(story: Story, client: Container, server: Container, seconds: int) -> Load:

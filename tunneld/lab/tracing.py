@@ -74,7 +74,8 @@ class Counts:
             made = found.get(f"syscalls:sys_enter_{kind}", found.get(f"made_{kind}", 0))
             moved = found.get(f"syscalls:sys_exit_{kind}", found.get(f"moved_{kind}", 0))
             if made:
-                self.calls[kind] = Calls(made, moved)
+                # A call may have begun before the counting, and ended in it.
+                self.calls[kind] = Calls(max(made, moved), moved)
 
 
 @functools.cache

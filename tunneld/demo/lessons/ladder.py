@@ -1,19 +1,337 @@
-"""Lesson "ladder"."""
+"""Lesson "ladder": the same packets, the same machine, one idea more on each rung."""
 
 from __future__ import annotations
 
+import itertools
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
-from tunneld.demo import Lesson
-from tunneld.errors import StartError
+from tunneld.demo import Lesson, measure
+from tunneld.demo.drawing import topology
+from tunneld.demo.drawing.bars import Bar, Bars
+from tunneld.lab import Cluster, wait_for_ping
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from tunneld.demo import Options, Results
     from tunneld.demo.story import Story
 
-LESSON = Lesson(title="ladder", learn=(), question="", answer="", needs=("root",))
+LESSON = Lesson(
+    title="one idea at a time",
+    learn=(
+        "five ideas that take a tunnel in user space from one packet per call to 64 KiB per call",
+        "what each of them does to system calls per packet, CPU and throughput, measured live",
+        "how far that gets it: beside VXLAN, and beside no tunnel at all",
+        "which figures of such a run deserve trust, and which are noise",
+    ),
+    question=(
+        "Run the lesson with --throttle 200mbit: the wire now carries 0.2 Gb/s at most. Which"
+        " columns of the table become the same for all, and which one still tells the rungs apart?"
+    ),
+    answer=(
+        "Gb/s and the ratio to VXLAN: every rung fills the slow wire, so all bars are about equal."
+        " CPU per GB still differs: on a slow link the good rungs carry no more, they leave the CPU"
+        " to others. Calls per packet rise on the upper rungs, and on all of them the daemon waits"
+        " more often: packets come slowly, so fewer of them are there when it looks."
+    ),
+    needs=("root", "tun", "vxlan", "iperf3:iperf3", "ping:iputils-ping"),
+)
+SECONDS = 3
+NOISE = 0.15
+"""Two runs of a few seconds differ by as much; see docs and README on the benchmarks."""
 
 
-def run(_story: Story, _options: Options) -> Results:
-    """Tell it."""
-    raise StartError("this lesson is being written", remedy="come back soon")
+@dataclass(frozen=True, slots=True)
+class Rung:
+    """A rung, and what to say of it.
+
+    Attributes:
+        name: as `--dataplane` takes it.
+        headline: of its step.
+        idea: in two sentences.
+    """
+
+    name: str
+    headline: str
+    idea: str
+
+
+RUNGS = (
+    Rung(
+        "python",
+        "python: the path of a packet, in plain Python",
+        "The event loop says that the device has a packet; os.read fetches it, sendto sends it on."
+        " Each packet costs several calls, and a walk through the interpreter.",
+    ),
+    Rung(
+        "syscall",
+        "syscall: the same, in C",
+        "A thread in C does the same, one packet per system call, as flannel's own proxy does."
+        " What is left of the cost is the kernel's: the crossings, and its work for each packet.",
+    ),
+    Rung(
+        "mmsg",
+        "mmsg: 64 packets per call on the socket",
+        "sendmmsg and recvmmsg take an array of packets, so the socket costs one crossing for as"
+        " many as are there. The device is still read and written packet by packet.",
+    ),
+    Rung(
+        "gso",
+        "gso: a run of packets is one message",
+        "Equal packets to one peer are handed over as one large message, which the kernel cuts as"
+        " late as it can (UDP_SEGMENT), and arriving ones come joined (UDP_GRO). So the kernel's"
+        " own way through its layers is gone once for many packets, not only the crossing.",
+    ),
+    Rung(
+        "offload",
+        "offload: superpackets of 64 KiB through the device as well",
+        "The device tells the container's kernel that it can cut and check for itself, as a good"
+        " network card does, so TCP hands over up to 64 KiB at once; the daemon builds the headers"
+        " of the packets in it, and joins arriving packets into one again. Now neither the"
+        " container's kernel nor the daemon handles single packets.",
+    ),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What was measured of a rung.
+
+    Attributes:
+        name: of the rung, or the other way.
+        gbps: of one TCP stream.
+        cpu_s_per_gb: of the whole machine.
+        calls_per_packet: of both daemons; None: there is none.
+        ratio: to VXLAN's throughput in this run; 0.0 until that is known.
+    """
+
+    name: str
+    gbps: float
+    cpu_s_per_gb: float
+    calls_per_packet: float | None
+    ratio: float = 0.0
+
+
+def run(story: Story, options: Options) -> Results:
+    """Climb it."""
+    cluster = Cluster(nodes=2, setting=options.setting, shape="cable")
+    with story.open(cluster):
+        lesson = Climb(story, cluster, options)
+        lesson.introduction()
+        for rung in RUNGS:
+            lesson.rung(rung)
+        lesson.vxlan()
+        lesson.direct()
+        results = lesson.summary()
+    return {
+        "setting": options.setting,
+        "throttle": options.throttle,
+        "seconds": lesson.seconds,
+        "rungs": [asdict(each) for each in results],
+    }
+
+
+class Climb:
+    """The steps."""
+
+    def __init__(self, story: Story, cluster: Cluster, options: Options) -> None:
+        self.story = story
+        self.cluster = cluster
+        self.options = options
+        self.seconds = options.seconds or SECONDS
+        self.results: list[Result] = []
+
+    def introduction(self) -> None:
+        """Say what is measured, and on what."""
+        story = self.story
+        story.step("One machine, two nodes, one TCP stream")
+        story.draw(topology.nodes(("flannel0", "100.96.N.0/32"), "tunneld"))
+        story.say(
+            "Every way below carries the same load: one TCP stream from container-1 to container-2,"
+            f" {self.seconds} s. The wire is one cable in the setting {self.options.setting}: the"
+            " device makes checksums, but cuts and joins no packets; that is nearest to a plain"
+            " network card. Both nodes, both daemons and the load share this machine's CPUs."
+        )
+        story.say(
+            "Three figures. Throughput. CPU time of the whole machine for a gigabyte, so let nothing"
+            " else run beside this. And crossings: a program gets at packets by system calls only,"
+            " and each one takes the CPU from the program into the kernel and back. The daemons"
+            " count theirs themselves (`tunneld status` shows it); here they are those of both"
+            " daemons, divided by the packets that were sent over the wire, acknowledgements too."
+        )
+        if self.options.throttle:
+            story.say(f"The wire is throttled to {self.options.throttle}.")
+
+    def rung(self, rung: Rung) -> None:
+        """Measure one rung."""
+        story = self.story
+        story.step(rung.headline)
+        story.say(rung.idea)
+        args = ["--dataplane", rung.name]
+        text = f"tunneld run --store file:... --iface eth0 {' '.join(args)}"
+        story.command("node1, node2", text)
+        with story.working("starting the daemons", 2):
+            self.cluster.start_daemons(args)
+            self._connected()
+        daemons = [host.daemon for host in self.cluster.nodes]
+        before = measure.PathCalls.of(daemons)
+        load = self._load()
+        calls = measure.PathCalls.of(daemons).per_packet_since(before)
+        self._add(Result(rung.name, load.gbps, load.cpu_s_per_gb, calls))
+        # The rung that really runs: an older kernel may lack what this one needs.
+        real = daemons[0].status()["backend"]["dataplane"]
+        if real != rung.name:
+            story.say(f"This kernel lacks something: the rung that ran is {real}.")
+        with story.working("stopping the daemons", 1):
+            self.cluster.stop_daemons()
+
+    def vxlan(self) -> None:
+        """Measure the yardstick."""
+        story, one = self.story, self.cluster.nodes[0]
+        story.step("VXLAN: the yardstick")
+        story.say(
+            "The kernel's own tunnel: no daemon in the path, so no crossings for it, and"
+            " superpackets until the wire. This is what the rungs are measured against."
+        )
+        for command in self.cluster.setup_vxlan():
+            if command.host is one:
+                story.command(one.name, str(command))
+        story.say("And the same on node2, mirrored. Lesson `vxlan` explains each line.")
+        self._connected()
+        load = self._load()
+        self._add(Result("VXLAN", load.gbps, load.cpu_s_per_gb, None))
+        self.cluster.teardown_vxlan()
+
+    def direct(self) -> None:
+        """Measure plain routes."""
+        story, (one, two) = self.story, self.cluster.nodes
+        story.step("No tunnel: as good as it gets on this wire")
+        story.say("The peer is the next hop, and the packet leaves as it is.")
+        for host in (one, two):
+            host.set_mtu(1500)
+        story.shell(one.node, f"ip route add {two.subnet} via {two.public_ip}")
+        story.shell(two.node, f"ip route add {one.subnet} via {one.public_ip}")
+        self._connected()
+        load = self._load()
+        self._add(Result("no tunnel", load.gbps, load.cpu_s_per_gb, None))
+
+    def _connected(self) -> None:
+        one, two = self.cluster.containers
+        wait_for_ping(one, two.address)
+
+    def _load(self) -> measure.Load:
+        one, two = self.cluster.containers
+        return measure.tcp(self.story, one, two, self.seconds)
+
+    def _add(self, result: Result) -> None:
+        self.results.append(result)
+        self.story.draw(bars(self.results))
+
+    def summary(self) -> list[Result]:
+        """Show all rungs side by side, and say what the figures bear."""
+        story = self.story
+        story.step("The whole ladder")
+        results = with_ratios(self.results)
+        rows = [
+            [
+                each.name,
+                f"{each.gbps:.2f}",
+                f"{each.ratio:.2f}",
+                f"{each.cpu_s_per_gb:.1f}",
+                "no daemon" if each.calls_per_packet is None else f"{each.calls_per_packet:.2f}",
+            ]
+            for each in results
+        ]
+        story.table(["", "Gb/s", "/ VXLAN", "CPU s/GB", "calls per packet"], rows)
+        for text in conclusions(results, self.options.throttle):
+            story.say(text)
+        return results
+
+
+def bars(results: Sequence[Result]) -> Bars:
+    """Draw what has been measured so far, throughput as bars, crossings beside them."""
+    rows = [
+        Bar(
+            each.name,
+            each.gbps,
+            "no daemon"
+            if each.calls_per_packet is None
+            else f"{each.calls_per_packet:.2f} calls per packet",
+            strong=each is results[-1],
+        )
+        for each in results
+    ]
+    return Bars(rows, "Gb/s", "One TCP stream, container to container")
+
+
+def with_ratios(results: Sequence[Result]) -> list[Result]:
+    """Return them with their ratios to VXLAN."""
+    yardstick = next(each.gbps for each in results if each.name == "VXLAN")
+    return [
+        Result(
+            each.name,
+            each.gbps,
+            each.cpu_s_per_gb,
+            each.calls_per_packet,
+            each.gbps / max(yardstick, 1e-9),
+        )
+        for each in results
+    ]
+
+
+def conclusions(results: Sequence[Result], throttle: str | None) -> list[str]:
+    """Return what this run bears out, in words that follow its figures."""
+    rungs = [each for each in results if each.calls_per_packet is not None]
+    pairs = list(itertools.pairwise(rungs))
+    low, high = min(rungs, key=lambda each: each.gbps), max(rungs, key=lambda each: each.gbps)
+    texts = []
+    if high.gbps < low.gbps * (1 + NOISE):
+        why = f": the wire is throttled to {throttle}" if throttle else ""
+        cheap = min(rungs, key=lambda each: each.cpu_s_per_gb)
+        dear = max(rungs, key=lambda each: each.cpu_s_per_gb)
+        texts.append(
+            f"All rungs carry the same here{why}. What still tells them apart is the CPU: "
+            f"{dear.cpu_s_per_gb:.1f} s for a gigabyte on rung {dear.name},"
+            f" {cheap.cpu_s_per_gb:.1f} on rung {cheap.name}."
+        )
+    else:
+        before, after = max(pairs, key=lambda pair: pair[1].gbps / pair[0].gbps)
+        texts.append(
+            f"The longest step of this run is from {before.name} to {after.name}:"
+            f" {after.gbps / before.gbps:.1f} times the throughput, with"
+            f" {after.calls_per_packet or 0:.2f} calls for a packet in place of"
+            f" {before.calls_per_packet or 0:.2f}. From the bottom to the top it is"
+            f" {high.gbps / low.gbps:.0f} times."
+        )
+        texts.append(_against_vxlan(high))
+    ties = [
+        f"{lower.name} and {upper.name}"
+        for lower, upper in pairs
+        if abs(upper.gbps - lower.gbps) < NOISE * lower.gbps
+    ]
+    text = (
+        "How much of that is noise? Two runs of a few seconds differ by 15 % on a quiet machine,"
+        " more on a busy one, and each way ran once, one after the other. "
+    )
+    if ties:
+        text += f"So in this run no order can be seen between {', nor between '.join(ties)}. "
+    texts.append(
+        text + "Calls per packet are counted, not timed, but follow the load: the more packets are"
+        " there when the daemon looks, the fewer calls each costs. `./run bench ladder` measures in"
+        " rounds, by turns, and says how far the rounds lie apart."
+    )
+    return texts
+
+
+def _against_vxlan(best: Result) -> str:
+    if abs(best.ratio - 1) < NOISE:
+        words = f"is level with VXLAN ({best.ratio:.2f} of its throughput)"
+    elif best.ratio > 1:
+        words = f"is faster than VXLAN ({best.ratio:.2f} of its throughput)"
+    else:
+        words = f"reaches {best.ratio:.2f} of VXLAN's throughput"
+    return (
+        f"The best rung, {best.name}, {words}. Each byte still goes up to a daemon and down again"
+        " on both nodes, which the kernel's tunnel saves: compare the CPU column."
+    )
