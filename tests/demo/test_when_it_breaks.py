@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from ipaddress import IPv4Address
 from typing import Any
 
@@ -14,6 +13,12 @@ from tunneld.demo.lessons._fault_trust import echo_request
 from tunneld.lab import CommandError
 
 Figures = dict[str, Any]
+
+
+@pytest.fixture(scope="module")
+def seen() -> Figures:
+    """What one run saw; it takes half a minute."""
+    return document("when-it-breaks")
 
 
 class TestWhatPingSays:
@@ -40,12 +45,6 @@ def test_the_forged_packet_is_a_whole_one() -> None:
 @pytest.mark.soak
 @pytest.mark.timeout(300)
 class TestFaults:
-    """A run takes half a minute."""
-
-    @pytest.fixture(scope="class")
-    def seen(self) -> Iterator[Figures]:
-        yield document("when-it-breaks")
-
     def test_nothing_is_lost_before(self, seen: Figures) -> None:
         assert seen["healthy"]["pings_lost"] == 0
 

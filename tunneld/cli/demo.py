@@ -5,14 +5,16 @@ from __future__ import annotations
 import argparse
 import io
 import json
+import re
 import sys
+import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tunneld.demo import LESSONS, LessonModule, Options, load, needs
-from tunneld.demo.screen import Screen
+from tunneld.demo.screen import WIDTH, Screen
 from tunneld.demo.telling import Manner, tell
-from tunneld.errors import StartError, TunneldError
+from tunneld.errors import ConfigError, TunneldError
 from tunneld.lab import sweep
 
 if TYPE_CHECKING:
@@ -63,29 +65,43 @@ def add_parser(subparsers: Subparsers) -> None:
     )
     parser.add_argument("--seconds", type=_seconds, metavar="N", help="of each measured load")
     parser.add_argument(
-        "--throttle", metavar="RATE", help="slow the underlay down (tc's tbf), such as 200mbit"
+        "--throttle",
+        type=_rate,
+        metavar="RATE",
+        help="slow the underlay down (tc's tbf), such as 200mbit",
     )
 
 
 def _seconds(text: str) -> int:
-    value = int(text)
-    if not 1 <= value <= 60:
-        raise argparse.ArgumentTypeError("must be 1 to 60")
-    return value
+    if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= 60:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 to 60")
+    return int(text)
+
+
+def _rate(text: str) -> str:
+    # The units of tc(8), "RATES".
+    if not re.fullmatch(r"\d*\.?\d+([kmgt]i?)?(bit|bps)", text, re.ASCII | re.IGNORECASE):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a rate as tc writes it; try 200mbit or 1gbit"
+        )
+    return text
 
 
 def run(args: argparse.Namespace) -> int:
     """Show the list or a lesson.
 
     Raises:
-        StartError: no such lesson, or something is missing here; with the remedy.
+        ConfigError: no such lesson, or flags that do not go together.
+        StartError: something is missing here; with the remedy.
     """
     if args.tear_down:
         return _tear_down()
     if args.lesson is None:
         return _list(as_json=args.json)
     if args.step and args.json:
-        raise StartError("--step and --json do not go together", remedy="leave one of them away")
+        raise ConfigError(
+            "does not go with --json", source="flag --step", remedy="leave one of them away"
+        )
     if args.lesson == ALL:
         return _course(args)
     module = load(args.lesson)
@@ -98,8 +114,10 @@ def run(args: argparse.Namespace) -> int:
 def _tell(name: str, module: LessonModule, args: argparse.Namespace) -> object:
     most = module.LESSON.arguments
     if len(args.arguments) > most:
-        raise StartError(
-            f"lesson {name} takes {most or 'no'} arguments, got {' '.join(args.arguments)!r}",
+        raise ConfigError(
+            f"takes {f'at most {most}' if most else 'no'} arguments,"
+            f" got {' '.join(args.arguments)!r}",
+            source=f"lesson {name}",
             remedy="see tunneld demo --help",
         )
     options = Options(
@@ -116,25 +134,61 @@ def _tell(name: str, module: LessonModule, args: argparse.Namespace) -> object:
 
 
 def _list(*, as_json: bool) -> int:
-    rows = []
-    for name, line in LESSONS.items():
-        lacks = needs.missing(load(name).LESSON.needs)
-        rows.append({"lesson": name, "about": line, "missing": [each.what for each in lacks]})
-        if not as_json:
-            print(f"  {name:<16} {line}")
-            for each in lacks:
-                print(f"  {'':<16} cannot run here: {each.what} ({each.remedy})")
+    wanted = {name: load(name).LESSON.needs for name in LESSONS}
+    lacks = needs.lacking(need for each in wanted.values() for need in each)
+    missing = {
+        name: list(dict.fromkeys(lacks[need] for need in each if need in lacks))
+        for name, each in wanted.items()
+    }
     if as_json:
+        rows = [
+            {
+                "lesson": name,
+                "about": line,
+                "missing": [each.what for each in missing[name]],
+                "remedies": list(dict.fromkeys(each.remedy for each in missing[name])),
+            }
+            for name, line in LESSONS.items()
+        ]
         print(json.dumps(rows, indent=2))
-    else:
-        print("\nRun one: sudo tunneld demo NAME; all: sudo tunneld demo all; see also --help")
+        return 0
+    for name, line in LESSONS.items():
+        print(f"  {name:<16} {line}")
+        for each in missing[name]:
+            _wrapped(f"cannot run here: {each.what}", 19)
+    if lacks:
+        print("\nWhat to do:")
+    for each in dict.fromkeys(lacks.values()):
+        _wrapped(f"{each.what}: {each.remedy}", 2)
+    print("\nRun one: sudo tunneld demo NAME; all: sudo tunneld demo all; see also --help")
     return 0
+
+
+def _wrapped(text: str, column: int) -> None:
+    start, rest = " " * column, " " * (column + 2)
+    lines = textwrap.wrap(
+        text,
+        WIDTH,
+        initial_indent=start,
+        subsequent_indent=rest,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+    print("\n".join(lines))
 
 
 def _course(args: argparse.Namespace) -> int:
     """Tell every lesson; one that cannot run here is named, the rest goes on."""
     if args.html is not None:
-        raise StartError("--html is for one lesson", remedy="run the lessons one by one")
+        raise ConfigError(
+            "is for one lesson", source="flag --html", remedy="run the lessons one by one"
+        )
+    if args.arguments:
+        raise ConfigError(
+            f"takes no arguments, got {' '.join(args.arguments)!r}",
+            source="demo all",
+            remedy="leave them away",
+        )
     told: dict[str, object] = {}
     failed: dict[str, str] = {}
     for name in LESSONS:

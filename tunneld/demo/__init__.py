@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
-from tunneld.errors import StartError
+from tunneld.errors import ConfigError
 
 if TYPE_CHECKING:
     from tunneld.demo.story import Story
@@ -93,9 +93,9 @@ def load(name: str) -> LessonModule:
     """Return the module of a lesson.
 
     Raises:
-        StartError: there is no such lesson; with the names of all.
+        ConfigError: there is no such lesson; with the names of all.
     """
     if name not in LESSONS:
-        raise StartError(f"no lesson {name!r}", remedy="one of: " + ", ".join(LESSONS))
+        raise ConfigError(f"no lesson {name!r}", remedy="one of: " + ", ".join(LESSONS))
     module: LessonModule = importlib.import_module(f"tunneld.demo.lessons.{name.replace('-', '_')}")
     return module

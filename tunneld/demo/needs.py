@@ -12,9 +12,12 @@ from tunneld.errors import StartError
 from tunneld.lab import Lab, process, tracing
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
 TUN = Path("/dev/net/tun")
+WITHOUT_ROOT = (
+    "unshare -Urnm sh -c 'mount -t tmpfs none /run && mkdir /run/netns && tunneld demo NAME'"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,11 +34,23 @@ class Missing:
 
 
 def _root() -> Missing | None:
-    if os.geteuid() == 0:
-        return None
-    return Missing(
-        "namespaces are made here, which needs root", "run it with sudo, or in `unshare -Urnm`"
-    )
+    """Return what keeps the lab from making hosts: tried, since root may be without its rights."""
+    if os.geteuid() != 0:
+        return Missing(
+            "hosts are made of network namespaces, which needs root",
+            f"run it with sudo, or without: {WITHOUT_ROOT}",
+        )
+    try:
+        with Lab() as lab:
+            lab.node("probe")
+    except process.CommandError as error:
+        return Missing(
+            f"no network namespace can be made ({error.args[0]})",
+            f"in a container, start it with --privileged; in a user namespace: {WITHOUT_ROOT}",
+        )
+    except StartError as error:
+        return Missing(error.args[0], error.remedy)
+    return None
 
 
 def _tun() -> Missing | None:
@@ -51,8 +66,8 @@ def _device(kind: str) -> Callable[[], Missing | None]:
     """Return the check that this kernel can make a kind of device, tried in a scratch namespace."""
 
     def check() -> Missing | None:
-        if os.geteuid() != 0:
-            return _root()
+        if lack := _root():
+            return lack
         words = {"vxlan": "vxlan id 1 dstport 8472"}.get(kind, kind)
         with Lab() as lab:
             node = lab.node("probe")
@@ -92,18 +107,19 @@ CHECKS: dict[str, Callable[[], Missing | None]] = {
 """Name of a need -> its check."""
 
 
-def missing(needs: Sequence[str]) -> list[Missing]:
-    """Return what is not there of what a lesson needs."""
-    found = []
-    for need in needs:
+def lacking(needs: Iterable[str]) -> dict[str, Missing]:
+    """Try each need once; returns those that are not met."""
+    found = {}
+    for need in dict.fromkeys(needs):
         name, _, package = need.partition(":")
-        try:
-            lack = _tool(name, package) if package else CHECKS[name]()
-        except process.CommandError as error:
-            lack = Missing(f"{need} could not be tried: {error}", error.remedy or "see the message")
-        if lack and lack not in found:
-            found.append(lack)
+        if lack := _tool(name, package) if package else CHECKS[name]():
+            found[need] = lack
     return found
+
+
+def missing(needs: Sequence[str]) -> list[Missing]:
+    """Return what is not there of what a lesson needs, each thing once."""
+    return list(dict.fromkeys(lacking(needs).values()))
 
 
 def require(lesson: str, needs: Sequence[str]) -> None:
@@ -117,6 +133,5 @@ def require(lesson: str, needs: Sequence[str]) -> None:
         what = "; ".join(each.what for each in lacks)
         raise StartError(
             f"lesson {lesson} cannot run here: {what}",
-            remedy="; ".join(each.remedy for each in lacks)
-            + ". `tunneld demo` lists the lessons that can run here",
+            remedy="; ".join(dict.fromkeys(each.remedy for each in lacks)),
         )

@@ -11,16 +11,17 @@ A command is run by a shell in the node exactly as it is shown, so a reader can 
 from __future__ import annotations
 
 import contextlib
+import subprocess
 import threading
 import time
 from dataclasses import dataclass, field
 from typing import IO, TYPE_CHECKING, Literal, TypeVar
 
+from tunneld.errors import ConfigError, TunneldError
 from tunneld.lab import Lab
 from tunneld.lab.process import CommandError
 
 if TYPE_CHECKING:
-    import subprocess
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from tunneld.demo import Options
@@ -198,32 +199,50 @@ class Story:
         """Build a cluster or a lab, throttled if asked for; at the end it goes, or stays (--keep).
 
         Raises:
-            CommandError: a command failed; the text names the step of the lesson.
+            CommandError: something failed; one line that names the step of the lesson.
         """
         with contextlib.ExitStack() as stack:
+            stack.enter_context(self._step_named())
             with self.working("building hosts out of namespaces"):
                 built = stack.enter_context(stage)
                 lab = built if isinstance(built, Lab) else built.lab
                 if self._options.throttle:
                     throttle(lab, self._options.throttle)
-            try:
-                yield built
-            except CommandError as error:
-                raise CommandError(
-                    f"the lesson stopped in step {self._current!r}: {error}", remedy=error.remedy
-                ) from error
+            yield built
             if self._options.keep:
                 lab.keep()
                 self.kept.append(lab)
+
+    @contextlib.contextmanager
+    def _step_named(self) -> Iterator[None]:
+        """Turn what can fail in a lesson into one line that names its step."""
+        try:
+            yield
+        except (BrokenPipeError, ConfigError):
+            # The reader has what it wanted; a flag is wrong, not the lesson.
+            raise
+        except (TunneldError, OSError, subprocess.SubprocessError) as error:
+            remedy = error.remedy if isinstance(error, TunneldError) else ""
+            said = error.args[0] if isinstance(error, TunneldError) else error
+            where = f"in step {self._current!r}" if self._current else "before its first step"
+            text = "; ".join(line.strip() for line in str(said).splitlines() if line.strip())
+            raise CommandError(f"the lesson stopped {where}: {text}", remedy=remedy) from error
 
 
 def throttle(lab: Lab, rate: str) -> None:
     """Slow down the eth0 of every host (node1, node2, ...) with a token bucket (tc-tbf(8)).
 
     Raises:
-        CommandError: tc refuses the rate.
+        ConfigError: tc refuses the rate.
     """
     for node in lab.nodes:
         if node.name.startswith("node"):
             words = f"tc qdisc replace dev eth0 root tbf rate {rate} burst 128kb latency 50ms"
-            node.run(words.split())
+            done = node.run(words.split(), check=False)
+            if done.returncode != 0:
+                said = done.stderr.partition("\n")[0]
+                raise ConfigError(
+                    f"tc refuses {rate!r}: {said}",
+                    source="flag --throttle",
+                    remedy="try 200mbit or 1gbit",
+                )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING
 
@@ -10,6 +11,7 @@ from tunneld.demo.story import Story
 from tunneld.errors import StartError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from tunneld.demo import Lesson, LessonModule, Options, Results
@@ -44,7 +46,7 @@ def tell(
     needs.require(name, lesson.needs)
     if manner.html is not None:
         # Now, not after a minute of lesson.
-        _write(manner.html, "")
+        _try_to_write(manner.html)
     story = Story(screen, options, manner.stepping)
     screen.title(f"{name}: {lesson.title}")
     _learn(screen, lesson)
@@ -59,9 +61,24 @@ def tell(
     return results
 
 
+def _try_to_write(path: Path) -> None:
+    """See that a file can be written; what is there stays, and nothing new is left."""
+    new = not path.exists()
+    with _writing(path), path.open("a"):
+        pass
+    if new:
+        path.unlink()
+
+
 def _write(path: Path, text: str) -> None:
-    try:
+    with _writing(path):
         path.write_text(text)
+
+
+@contextlib.contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         raise StartError(
             f"flag --html: cannot write {path}: {error.strerror}",

@@ -6,7 +6,7 @@ from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 from typing import TYPE_CHECKING
 
 from tunneld.demo import Lesson
-from tunneld.errors import StartError
+from tunneld.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -52,8 +52,8 @@ def _parse(text: str) -> IPv4Interface:
             raise ValueError("no prefix length")  # noqa: TRY301
         return IPv4Interface(text)
     except ValueError as error:
-        raise StartError(
-            f"argument {text!r}: {error}", remedy="write it as 10.233.64.0/18"
+        raise ConfigError(
+            str(error), source=f"argument {text!r}", remedy="write it as 10.233.64.0/18"
         ) from None
 
 
