@@ -165,7 +165,7 @@ class OnePacket:
 
         def label(station: Station) -> str:
             length = station.packet.length
-            return f"{length} bytes, TTL {station.inner.ttl}, {_us(station.time - begin)}"
+            return f"{length} bytes, TTL {station.inner.ttl}, at {_us(station.time - begin)}"
 
         rows = [
             Crossing("ping", "IP, eth0, veth2, docker0", True, label(there[0]), "container-1"),
@@ -179,9 +179,10 @@ class OnePacket:
         user2 = there[6].time - there[5].time
         whole = there[-1].time - begin
         story.say(
-            "This is what is called the three crossings: on the sender's node the packet goes down"
-            " (1), up to the daemon (2), and down again (3). The receiver mirrors it, but here the"
-            " last one is missing: container-2's kernel answers a ping itself. A program there that"
+            "The first three arrows are what is called the three crossings: on the sender's node a"
+            " packet goes down into the kernel, up to the daemon, and down again. The receiver"
+            " mirrors it, but here its last one is missing: container-2's kernel answers a ping"
+            " itself. A program there that"
             " waits for data would be the sixth. The daemons say the same: each has read and"
             " written one more packet in each direction since the tables were asked."
         )
