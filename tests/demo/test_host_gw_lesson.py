@@ -8,6 +8,9 @@ import pytest
 
 from tests.demo.running import document
 
+# A run takes some 16 s.
+pytestmark = pytest.mark.soak
+
 
 @pytest.fixture(scope="module")
 def figures() -> dict[str, Any]:
