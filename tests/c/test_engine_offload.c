@@ -191,6 +191,7 @@ static void test_runs_refused(void)
 		CHECK_EQ(gauges.downgrades_udp, c->downgrades);
 		CHECK_EQ(word(&bed, OUT_drop_send_failed), c->lost);
 		CHECK_EQ(word(&bed, OUT_superpackets_written), 0);
+		CHECK(word(&bed, OUT_batch_written_0) >= c->downgrades);
 	}
 }
 
@@ -231,6 +232,8 @@ static void test_frames_refused(void)
 		CHECK_EQ(in_word(&bed, IN_packets_written), arrive);
 		CHECK_EQ(in_word(&bed, IN_drop_write_failed), 20 - arrive);
 		CHECK_EQ(in_word(&bed, IN_superpackets_written), 0);
+		CHECK_EQ(in_word(&bed, IN_batch_written_0), 1);
+		CHECK_EQ(in_word(&bed, IN_batch_written_1), arrive);
 	}
 }
 

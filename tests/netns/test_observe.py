@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import socket
+import sys
 import time
 from typing import TYPE_CHECKING
 
@@ -23,6 +25,9 @@ if TYPE_CHECKING:
 
 PORT = 8080
 HEALTH = ("--healthz-port", str(PORT))
+MOMENT = r"20\d\d-\d\d-\d\dT\d\d:\d\d:\d\dZ"
+WAYS = [f"{way},{operation}" for way in ("outbound", "inbound") for operation in ("read", "write")]
+EMPTY = "tunneld_batch_packets_bucket,{},0,{}"
 WATCHDOG = ("env", "WATCHDOG_USEC=400000")
 ASK = """\
 import sys, urllib.error, urllib.request
@@ -54,6 +59,12 @@ def metrics(host: ClusterNode) -> dict[str, float]:
     }
 
 
+def shown_status(host: ClusterNode) -> str:
+    """Return what `tunneld status` prints."""
+    command = [sys.executable, "-m", "tunneld", "status", "--run-dir", str(host.daemon.run_dir)]
+    return host.node.run(command).stdout
+
+
 class Told:
     """What the daemon has sent to its service manager so far."""
 
@@ -70,6 +81,13 @@ class Told:
                 self.lines += self._sock.recv(4096).decode().split("\n")
         except BlockingIOError:
             return self.lines
+
+    def matches(self, pattern: str) -> None:
+        until(
+            lambda: any(re.search(pattern, each) for each in self.read()),
+            f"{pattern}, not {self.lines}",
+            30,
+        )
 
     def until(self, line: str) -> None:
         until(lambda: any(line in each for each in self.read()), f"{line}, not {self.lines}")
@@ -145,6 +163,8 @@ def test_a_store_that_is_missing_and_comes(cluster: Cluster, etcd: EtcdServer) -
     one.daemon.start(HEALTH)
     told = Told(one)
     told.until("STATUS=waiting for the store, to read the network config")
+    # Which server, what is wrong with it, and since when.
+    told.matches(rf"config: http://10\.168\.0\.66:\d+: .+ \(since {MOMENT}\)")
     assert ask(one.node, "healthz")[0] == 200
     status, body = ask(one.node, "readyz")
     assert status == 503
@@ -167,6 +187,18 @@ def test_a_store_that_goes_away(cluster: Cluster, etcd: EtcdServer) -> None:
     told = Told(one)
     etcd.kill()
     told.until("; waiting for the store: ")
+    told.matches(
+        rf"forwarding \S+, 0 peers as of {MOMENT};"
+        rf" waiting for the store: http://10\.168\.0\.66:\d+: .+ \(since {MOMENT}\)"
+    )
+    document = one.daemon.status()
+    assert document["store"]["away_s"] >= 0
+    assert document["store"]["error"].startswith("http://10.168.0.66:")
+    assert any(reason.startswith("waiting for the store: ") for reason in document["reasons"])
+    shown = shown_status(one)
+    assert ": degraded, up " in shown
+    assert "\nnow      forwarding " in shown
+    assert "\nbecause  waiting for the store: http://10.168.0.66:" in shown
     # Traffic goes on, so the node must not be taken out of service.
     assert ask(one.node, "readyz")[0] == 200
     assert ask(one.node, "readyz")[1].startswith("degraded: forwarding 100.96.")
@@ -176,6 +208,49 @@ def test_a_store_that_goes_away(cluster: Cluster, etcd: EtcdServer) -> None:
     assert found["tunneld_lease_expiry_timestamp_seconds"] > time.time() + 80_000
     etcd.start()
     until(lambda: metrics(one)["tunneld_state,ready"] == 1, "the end of the outage")
+
+
+def test_peers_of_the_last_run_are_called_so(cluster: Cluster, etcd: EtcdServer) -> None:
+    one = cluster.nodes[0]
+    etcd.ctl("put", "/coreos.com/network/config", '{"Network":"100.96.0.0/16"}')
+    etcd.ctl("put", "/coreos.com/network/subnets/100.96.9.0-24", '{"PublicIP":"10.168.0.9"}')
+    one.daemon.start(HEALTH)
+    one.daemon.wait_ready()
+    state = one.daemon.state_dir / "state.json"
+    until(lambda: state.exists() and "100.96.9.0-24" in state.read_text(), "the cached peer")
+    etcd.kill()
+    one.daemon.kill()
+    one.daemon.start(HEALTH)
+    told = Told(one)
+    told.matches(
+        rf"STATUS=forwarding \S+, 1 peer of the last run, cached {MOMENT};"
+        rf" waiting for the store: http://10\.168\.0\.66:\d+: .+ \(since {MOMENT}\)"
+    )
+    assert ask(one.node, "readyz")[0] == 200
+    assert " 1 peer of the last run, cached 20" in ask(one.node, "readyz")[1]
+    assert " 1 peer of the last run, cached 20" in shown_status(one)
+    etcd.start()
+    until(lambda: " of the last run" not in ask(one.node, "readyz")[1], "the store's peers", 30)
+
+
+def test_every_system_call_is_in_the_histogram(cluster: Cluster) -> None:
+    cluster.start_daemons(HEALTH)
+    one, two = cluster.nodes
+    wait_for_ping(one.container, two.container.address)
+
+    def conserved() -> bool:
+        found = metrics(one)
+        return all(
+            found[f"tunneld_batch_packets_count,{way}"] == found[f"tunneld_syscalls_total,{way}"]
+            and found[f"tunneld_batch_packets_sum,{way}"] == found[f"tunneld_packets_total,{way}"]
+            and found[f"tunneld_batch_packets_count,{way}"] > found[EMPTY.format(*way.split(","))]
+            for way in WAYS
+        )
+
+    until(conserved, "the packet path to rest")
+    batches = one.daemon.status()["batches"]
+    assert all([*batches[way]] == ["read", "written"] for way in ("outbound", "inbound"))
+    assert "reading calls by packets" in shown_status(one)
 
 
 def test_the_watchdog_lives_and_dies_with_the_packet_path(cluster: Cluster) -> None:
@@ -208,17 +283,30 @@ def test_an_interface_that_is_gone_is_named(running_cluster: Cluster) -> None:
     one.node.ip("address", "flush", "dev", "eth0")
     told.until("waiting for the external interface: ")
     assert one.daemon.status()["state"] == "degraded"
+    assert "\nbecause  waiting for the external interface: " in shown_status(one)
     one.node.ip("address", "add", "10.168.0.2/24", "dev", "eth0")
     until(lambda: one.daemon.status()["state"] == "ready", "the interface")
 
 
-def test_the_last_words(cluster: Cluster) -> None:
+MISSING = (
+    (["--iface", "eth7"], "eth7"),
+    (["--iface", "lacking"], "lacking (no IPv4 address)"),
+    (["--iface-can-reach", "192.0.2.1"], "--iface-can-reach 192.0.2.1"),
+)
+
+
+@pytest.mark.parametrize(("flags", "words"), MISSING, ids=["absent", "no address", "no route"])
+def test_the_last_words(cluster: Cluster, flags: list[str], words: str) -> None:
+    """A start without the interface fails, as flannel's: the manager shows why and tries again."""
     one = cluster.nodes[0]
+    one.node.ip("link", "add", "lacking", "type", "veth")
+    one.node.ip("route", "add", "unreachable", "192.0.2.1")
     argv = one.daemon.argv
-    argv[argv.index("eth0")] = "eth7"
+    at = argv.index("--iface")
+    argv[at : at + 2] = flags
     one.daemon.start()
     told = Told(one)
     until(lambda: not one.daemon.running, "the end")
     told.until("STOPPING=1")
-    assert "eth7" in told.read()[-1]
+    assert words in told.read()[-1]
     assert told.lines[-1].startswith("STATUS=")
