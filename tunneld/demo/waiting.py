@@ -64,6 +64,11 @@ class Beside:
         """What it has printed so far; the last line only once it is whole."""
         return self._log.read_text().split("\n")[:-1]
 
+    @property
+    def waiting(self) -> bool:
+        """Whether there are lines that `new` has not returned yet."""
+        return len(self.lines) > self._shown
+
     def new(self) -> list[str]:
         """Return the lines since the last call."""
         lines = self.lines[self._shown :]
