@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -62,6 +63,17 @@ class PathCalls:
         """Return the calls of all daemons together for a packet since then; 0.0: none was sent."""
         packets = self.packets - before.packets
         return (self.calls - before.calls) / packets if packets else 0.0
+
+
+def doubt() -> str:
+    """Return a sentence if something else has kept this machine's CPUs busy lately; else ""."""
+    load, cpus = os.getloadavg()[0], os.cpu_count() or 1
+    if load <= cpus:
+        return ""
+    return (
+        f" Before this lesson began {load:.1f} programs at a time wanted the {cpus} CPUs here (load"
+        " average of a minute): if they still do, the figures are theirs as much as the tunnel's."
+    )
 
 
 def tcp(story: Story, client: Container, server: Container, seconds: int) -> Load:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from tunneld.demo import needs
 from tunneld.demo.drawing.crossings import Crossing, Crossings
 from tunneld.demo.lessons._counting import RECEIVER, SENDER, Counted, Place, Spent, figures
 from tunneld.lab.tracing import Calls
@@ -134,7 +135,8 @@ RECEIVING = ("recvfrom", "recvmsg", "recvmmsg")
 def agreement(counted: Counted, tool: str | None) -> dict[str, Any]:
     """Return how well the two methods agree on each daemon: "tracepoints", "proc", "difference"."""
     if tool is None:
-        return {"available": False, "why": "neither perf nor bpftrace counts here"}
+        lack = needs.missing(["tracer"])[0]
+        return {"available": False, "why": lack.what, "remedy": lack.remedy}
     found: dict[str, Any] = {"available": True, "tracer": tool}
     for name in DAEMONS:
         place = counted.places[name]

@@ -141,6 +141,7 @@ class Climb:
         self.options = options
         self.seconds = options.seconds or SECONDS
         self.results: list[Result] = []
+        self.doubt = measure.doubt()
 
     def introduction(self) -> None:
         """Say what is measured, and on what."""
@@ -154,7 +155,7 @@ class Climb:
             " network card. Both nodes, both daemons and the load share this machine's CPUs."
         )
         story.say(
-            "Three figures. Throughput. CPU time of the whole machine for a gigabyte, so let nothing"
+            "Three figures. Throughput. CPU time of the whole machine for a gigabyte: let nothing"
             " else run beside this. And crossings: a program gets at packets by system calls only,"
             " and each one takes the CPU from the program into the kernel and back. The daemons"
             " count theirs themselves (`tunneld status` shows it); here they are those of both"
@@ -162,6 +163,8 @@ class Climb:
         )
         if self.options.throttle:
             story.say(f"The wire is throttled to {self.options.throttle}.")
+        if self.doubt:
+            story.say(self.doubt.strip())
 
     def rung(self, rung: Rung) -> None:
         """Measure one rung."""
@@ -305,6 +308,12 @@ def conclusions(results: Sequence[Result], throttle: str | None) -> list[str]:
             f" {high.gbps / low.gbps:.0f} times."
         )
         texts.append(_against_vxlan(high))
+    texts += [
+        f"{upper.name} carries less than {lower.name} in this run: its idea finds nothing to save"
+        " here, or something else took the CPU."
+        for lower, upper in pairs
+        if upper.gbps < (1 - NOISE) * lower.gbps
+    ]
     ties = [
         f"{lower.name} and {upper.name}"
         for lower, upper in pairs

@@ -83,6 +83,7 @@ class ThreeCrossings:
         self.options = options
         self.seconds = options.seconds or SECONDS
         self.tool = tracing.tool()
+        self.doubt = measure.doubt()
 
     def claim(self) -> None:
         """Say what is claimed, and what the words mean."""
@@ -104,8 +105,8 @@ class ThreeCrossings:
         story.say(
             f"The load: {COUNTED} datagrams of {trickle.SIZE} bytes, about {trickle.RATE} a second."
             " Why not TCP? Here each packet is one call of the sender, and a load so slow loses"
-            " none: every count can be divided by the same number. TCP would hand the kernel 64 KiB at"
-            " a time and mix in acknowledgements; it comes later, for the throughput."
+            " none: every count can be divided by the same number. TCP would hand the kernel 64 KiB"
+            " at a time and mix in acknowledgements; it comes later, for the throughput."
         )
         if self.tool is None:
             lack = needs.missing(["tracer"])[0]
@@ -288,6 +289,6 @@ class ThreeCrossings:
             "Calls per packet are those of both daemons together, by their own counters, for data"
             f" and acknowledgements. Underlay: one cable, setting {self.options.setting} (checksums"
             " by the device, no segmentation: nearest to a plain network card). Runs of"
-            f" {self.seconds} s differ by 15 %; figures closer than that are equal."
+            f" {self.seconds} s differ by 15 %; figures closer than that are equal.{self.doubt}"
         )
         return best
