@@ -7,6 +7,7 @@ the namespaces, so nothing of the lab ever appears in the caller's own network.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import ctypes
 import itertools
@@ -187,6 +188,8 @@ class Lab:
         sweep()
         self.directory = Path(tempfile.mkdtemp(prefix=f"tl{os.getpid()}-"))
         self._stack.callback(shutil.rmtree, self.directory, ignore_errors=True)
+        # A Ctrl-C between the end of the block and the first line of close() skips close().
+        atexit.register(self.close)
         if threading.current_thread() is threading.main_thread():
             before = signal.signal(signal.SIGTERM, _on_sigterm)
             self._stack.callback(signal.signal, signal.SIGTERM, before)
@@ -205,6 +208,7 @@ class Lab:
         if self._kept:
             return
         with _signals_held_back(), self._stack:
+            atexit.unregister(self.close)
             # Terminate everywhere first: nodes then end in parallel, not one grace time each.
             process.stop([child for node in self.nodes for child in node._processes])  # noqa: SLF001
             for node in reversed(self.nodes):
