@@ -42,6 +42,7 @@ LESSON = Lesson(
     needs=(
         "root",
         "tun",
+        "bridge",
         "iperf3:iperf3",
         "ping:iputils-ping",
         "nft:nftables",
