@@ -111,6 +111,14 @@ class TestScreen:
         assert joined == f"node1 $ {command}"
         assert not [line for line in lines if line.rstrip(" \\").split()[-1].startswith("--")]
 
+    def test_what_is_quoted_is_not_broken(self) -> None:
+        stream = io.StringIO()
+        rule = "'{ type nat hook postrouting priority srcnat; policy accept; }'"
+        Screen(stream).command("node1", f"nft add chain ip a-table-with-a-long-name out {rule}")
+        lines = stream.getvalue().splitlines()
+        assert len(lines) == 2
+        assert lines[1].strip() == rule
+
     def test_the_live_line_is_for_terminals_only(self) -> None:
         pipe, terminal = io.StringIO(), Terminal()
         for stream in (pipe, terminal):

@@ -60,8 +60,9 @@ class Screen:
         Without the host's name in front it can be pasted into a shell there.
         """
         prompt = f"   {host} $ "
-        # An option stays with its value; two columns are left for the backslash.
-        glued = re.sub(r"(--\S+) (?=[^-])", "\\1\0", command)
+        # What is quoted stays whole, an option with its value; two columns are left for the backslash.
+        quoted = re.sub(r"'[^']*'|\"[^\"]*\"", lambda match: match[0].replace(" ", "\0"), command)
+        glued = re.sub(r"(--\S+) (?=[^-])", "\\1\0", quoted)
         lines = textwrap.wrap(
             glued, WIDTH - 2 - len(prompt), break_long_words=False, break_on_hyphens=False
         )
