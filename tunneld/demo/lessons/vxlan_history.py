@@ -250,7 +250,8 @@ class History(Bed):
         new = self.attempt(self.other.add_container(AFTER_DEATH[1]).address)
         text = self.tables()
         aged = "cannot age" if text.count("PERMANENT") == 1 else "ages"
-        story.say("The entries are PERMANENT: the kernel never asks for a confirmation.")
+        if aged == "cannot age":
+            story.say("The neighbour is PERMANENT: the kernel never asks for a confirmation.")
         return {"dead": {"known": known, "new": new, "aged": aged}}
 
     def compare(self, first: dict[str, Any], second: dict[str, Any]) -> None:
