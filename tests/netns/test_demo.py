@@ -21,7 +21,7 @@ from tunneld.lab.sweep import NETNS_DIR
 if TYPE_CHECKING:
     import pytest
 
-DEMO = [sys.executable, "-m", "tunneld", "demo", "--seconds", "1"]
+DEMO = [sys.executable, "-m", "tunneld", "demo", "tour", "--seconds", "1"]
 ROOT = Path(__file__).parents[2]
 
 
@@ -92,7 +92,7 @@ def test_without_root_the_demo_says_what_to_do(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
-    assert cli.main(["demo"]) == 1
+    assert cli.main(["demo", "tour"]) == 1
     said = capsys.readouterr()
     assert "needs root" in said.err
     assert "sudo" in said.err

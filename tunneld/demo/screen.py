@@ -60,7 +60,7 @@ class Screen:
         Without the host's name in front it can be pasted into a shell there.
         """
         prompt = f"   {host} $ "
-        # What is quoted stays whole, an option with its value; two columns are left for the backslash.
+        # What is quoted stays whole, an option with its value; the backslash needs two columns.
         quoted = re.sub(r"'[^']*'|\"[^\"]*\"", lambda match: match[0].replace(" ", "\0"), command)
         glued = re.sub(r"(--\S+) (?=[^-])", "\\1\0", quoted)
         lines = textwrap.wrap(
