@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 CELLS = 40
-ROW, LABEL, ROOM, VALUE = 26.0, 170.0, 400.0, 150.0
+ROW, LABEL, ROOM, VALUE, CHAR = 26.0, 170.0, 400.0, 150.0, 7.6
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +58,10 @@ class Bars:
     def _top(self) -> float:
         return max([row.value for row in self.rows] + [1e-12])
 
+    def _said(self, row: Bar) -> str:
+        figure = f"{row.value:{self.form}}"
+        return f"{figure} \N{MIDDLE DOT} {row.note}" if row.note else figure
+
     def text(self) -> str:
         """Return one line for each."""
         name = max(len(row.name) for row in self.rows)
@@ -75,7 +79,7 @@ class Bars:
         for number, row in enumerate(self.rows):
             y = ROW * number
             width = max(ROOM * row.value / self._top, 1.0)
-            said = f"{row.value:{self.form}} {row.note}".strip()
+            said = self._said(row)
             style = "bar strong" if row.strong else "bar"
             body += [
                 svg.text(0, y + 16, row.name, style="name" if row.strong else ""),
@@ -84,7 +88,7 @@ class Bars:
             ]
         return svg.drawing(
             ident,
-            LABEL + ROOM + VALUE,
+            LABEL + ROOM + max([VALUE, *(CHAR * len(self._said(row)) + 10 for row in self.rows)]),
             ROW * len(self.rows) + 4,
             title=f"{self.title}, {self.unit}",
             description=self.description,

@@ -25,16 +25,16 @@ LESSON = Lesson(
         'how much is true of "UDP mode costs three crossings, 20-30 %"',
     ),
     question=(
-        "Run the lesson with --keep. The daemon's number is what `ip netns pids NAME` prints, with"
-        " the name of node1 that --keep shows at the end. On node1, `grep sysc /proc/NUMBER/io`; in"
-        " container-1, `ping -q -c 100 -i 0.01 100.96.2.3`; and the grep again. By how much has"
-        " syscw grown? node1 handled 200 packets: why is it not 200?"
+        "Run the lesson with --keep. Before you enter a host, `ip netns pids NAME` prints the"
+        " number of node1's daemon, with the name of node1 that --keep shows at the end. Then `grep"
+        " sysc /proc/NUMBER/io`; in container-1, `ping -q -c 100 -i 0.01 100.96.2.3`; and the grep"
+        " again. By how much has syscw grown? node1 handled 200 packets: why is it not 200?"
     ),
     answer=(
         "By 100 (a few more if the daemon did something else meanwhile): node1 writes each of the"
         " 100 replies to flannel0, and that is a write. The 100 requests it sends to node2 with"
         " sendmmsg, and /proc/PID/io does not count that: syscr and syscw are read and write calls"
-        " only. So the two methods of this lesson are compared on reads and writes alone."
+        " only. (syscr grows by about 200: after each request the daemon looks once more, in vain.)"
     ),
     needs=("root", "tun", "vxlan", "iperf3:iperf3", "ping:iputils-ping"),
 )
@@ -103,7 +103,8 @@ class ThreeCrossings:
             " that handles packets behind the scenes, in nobody's name."
         )
         story.say(
-            f"The load: {COUNTED} datagrams of {trickle.SIZE} bytes, about {trickle.RATE} a second."
+            f"The load: {COUNTED} datagrams of {trickle.SIZE} bytes, about {trickle.RATE} a second,"
+            " from a small program of this project (by hand, run it with .venv/bin/python)."
             " Why not TCP? Here each packet is one call of the sender, and a load so slow loses"
             " none: every count can be divided by the same number. TCP would hand the kernel 64 KiB"
             " at a time and mix in acknowledgements; it comes later, for the throughput."
