@@ -124,7 +124,7 @@ def deleted_device(bed: Bed) -> dict[str, Any]:
     repairs = _repairs(bed)
     story.say(
         f"Why: the kernel tells programs about each change (netlink), and tunneld listens for those"
-        f" of its own things. {took:.1f} ms from the address gone to the route of the network"
+        f" of its own things. {took} ms from the address gone to the route of the network"
         f" back, a new device in between; {seen.lost} of {seen.sent} pings lost"
         f"{f', {seen.errors} of them told so' if seen.errors else ''}. Meanwhile the unreachable"
         " route takes what would else go out in clear."
@@ -153,4 +153,4 @@ def _back(lines: list[str]) -> list[str] | None:
 def _ms(lines: list[str]) -> float:
     """Return the milliseconds from the first to the last line's time stamp."""
     first, last = (datetime.fromisoformat(lines[at].split("]")[0][1:]) for at in (0, -1))
-    return (last - first).total_seconds() * 1e3
+    return round((last - first).total_seconds() * 1e3, 1)
