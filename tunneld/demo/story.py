@@ -185,13 +185,15 @@ class Story:
                 elapsed = time.monotonic() - began
                 self.screen.progress(min(elapsed, expected), expected, f"{elapsed:3.0f} s  {text}")
 
-        thread = threading.Thread(target=draw, name="progress")
-        thread.start()
+        thread = threading.Thread(target=draw, name="progress", daemon=True)
         try:
+            # Ctrl-C may come while start() waits for the thread, which then runs already.
+            thread.start()
             yield
         finally:
             done.set()
-            thread.join()
+            if thread.is_alive():
+                thread.join()
             self.screen.progress_clear()
 
     @contextlib.contextmanager

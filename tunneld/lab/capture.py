@@ -70,7 +70,8 @@ class Capture:
         self._selector = selectors.DefaultSelector()
         self._sockets: list[socket.socket] = []
         self._stop, self._stopped = socket.socketpair()
-        self._thread = threading.Thread(target=self._collect, name="capture")
+        # A daemon thread: Ctrl-C inside __enter__ leaves nobody to end it.
+        self._thread = threading.Thread(target=self._collect, name="capture", daemon=True)
 
     def __enter__(self) -> Self:
         for node, interface in self._taps:
