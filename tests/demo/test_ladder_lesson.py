@@ -30,7 +30,7 @@ def test_words_follow_the_figures() -> None:
     ]
     text = " ".join(ladder.conclusions(ladder.with_ratios(steep), None))
     assert "from syscall to offload: 9.6 times" in text
-    assert "From the bottom to the top it is 10 times" in text
+    assert "From the bottom to the top it is 10.0 times" in text
     assert "level with VXLAN (0.96" in text
     assert "no order can be seen between python and syscall" in text
 

@@ -59,7 +59,7 @@ class Bars:
         return max([row.value for row in self.rows] + [1e-12])
 
     def _said(self, row: Bar) -> str:
-        figure = f"{row.value:{self.form}}"
+        figure = f"{row.value:{self.form}} {self.unit}"
         return f"{figure} \N{MIDDLE DOT} {row.note}" if row.note else figure
 
     def text(self) -> str:

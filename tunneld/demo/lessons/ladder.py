@@ -30,10 +30,10 @@ LESSON = Lesson(
         " columns of the table become the same for all, and which one still tells the rungs apart?"
     ),
     answer=(
-        "Gb/s and the ratio to VXLAN: every rung fills the slow wire, so all bars are about equal."
-        " CPU per GB still differs: on a slow link the good rungs carry no more, they leave the CPU"
-        " to others. Calls per packet rise on the upper rungs, and on all of them the daemon waits"
-        " more often: packets come slowly, so fewer of them are there when it looks."
+        "Gb/s and the ratio to VXLAN: every rung that has CPU enough fills the slow wire, so the"
+        " bars are about equal. CPU per GB still tells them apart (if nothing else runs here): on a slow"
+        " link the good rungs carry no more, they leave the CPU to others. Calls per packet rise:"
+        " packets come slowly, so the daemon looks in vain and goes to sleep more often."
     ),
     needs=("root", "tun", "vxlan", "iperf3:iperf3", "ping:iputils-ping"),
 )
@@ -305,7 +305,7 @@ def conclusions(results: Sequence[Result], throttle: str | None) -> list[str]:
             f" {after.gbps / before.gbps:.1f} times the throughput, with"
             f" {after.calls_per_packet or 0:.2f} calls for a packet in place of"
             f" {before.calls_per_packet or 0:.2f}. From the bottom to the top it is"
-            f" {high.gbps / low.gbps:.0f} times."
+            f" {high.gbps / low.gbps:.1f} times."
         )
         texts.append(_against_vxlan(high))
     texts += [
