@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import subprocess
+import threading
 import sys
 import time
 from dataclasses import asdict, dataclass
@@ -113,8 +114,8 @@ def compiled(source: Path, *flags: str) -> Path:
     binary = cache / f"{source.stem}-{digest}"
     if not binary.exists():
         cache.mkdir(parents=True, exist_ok=True)
-        # Rename: two benchmarks that start at once must not run half a file.
-        half = cache / f"{source.stem}-{os.getpid()}"
+        # Rename: two benchmarks, or two threads of one, must not run half a file.
+        half = cache / f"{source.stem}-{os.getpid()}-{threading.get_ident()}"
         process.run(["cc", "-O2", "-std=gnu11", "-Wall", *flags, str(source), "-o", str(half)])
         half.rename(binary)
     return binary
