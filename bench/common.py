@@ -7,8 +7,8 @@ import hashlib
 import json
 import os
 import subprocess
-import threading
 import sys
+import threading
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
