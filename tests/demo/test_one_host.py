@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import subprocess
 from typing import Any
 
 import pytest
 
-from tests.demo.running import check_story, demo, document
+from tests.demo.running import DEMO, ROOT, check_story, demo, document
 from tunneld.demo.lessons._bridge import Sighting, whole
 
 EVERYBODY = "ff:ff:ff:ff:ff:ff"
@@ -90,3 +91,12 @@ def test_a_ping_is_whole_once_each_frame_went_in_and_out() -> None:
     assert whole(seen)
     assert not whole(seen[:3])
     assert not whole([*seen[:3], Sighting("echo reply", EVERYBODY, ("veth3",))])
+
+
+def test_in_a_user_namespace_it_says_what_cannot_be_done_there() -> None:
+    inside = 'mount -t tmpfs none /run && mkdir /run/netns && exec "$@"'
+    argv = ["unshare", "-Urnm", "sh", "-c", inside, "sh", *DEMO, "one-host"]
+    done = subprocess.run(argv, capture_output=True, text=True, check=False, cwd=ROOT)
+    assert done.returncode == 1
+    assert "lesson one-host cannot run here: tcpdump cannot change its groups" in done.stderr
+    assert "sudo" in done.stderr

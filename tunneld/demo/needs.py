@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
 TUN = Path("/dev/net/tun")
+SETGROUPS = Path("/proc/self/setgroups")
 WITHOUT_ROOT = (
     "unshare -Urnm sh -c 'mount -t tmpfs none /run && mkdir /run/netns && tunneld demo NAME'"
 )
@@ -97,12 +98,23 @@ def _tool(name: str, package: str) -> Missing | None:
     return Missing(f"{name} is not installed", f"apt-get install -y {package}")
 
 
+def _tcpdump() -> Missing | None:
+    """Debian's tcpdump changes to a user of its own, and ends where that is forbidden."""
+    if SETGROUPS.exists() and SETGROUPS.read_text().strip() == "deny":
+        return Missing(
+            "tcpdump cannot change its groups in this user namespace (user_namespaces(7))",
+            "run it with sudo, not in `unshare -Urnm`",
+        )
+    return _tool("tcpdump", "tcpdump")
+
+
 CHECKS: dict[str, Callable[[], Missing | None]] = {
     "root": _root,
     "tun": _tun,
     "vxlan": _device("vxlan"),
     "bridge": _device("bridge"),
     "tracer": _tracer,
+    "tcpdump": _tcpdump,
 }
 """Name of a need -> its check."""
 

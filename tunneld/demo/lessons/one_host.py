@@ -15,7 +15,7 @@ from tunneld.demo.lessons import cidr
 from tunneld.demo.lessons._bridge import Sighting, sightings, whole
 from tunneld.demo.lessons._outside import outside, ping
 from tunneld.demo.lessons._pod import pod
-from tunneld.demo.waiting import tcpdump
+from tunneld.demo.waiting import tcpdump, wait_until
 from tunneld.lab import Capture, Cluster, Container
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ LESSON = Lesson(
         " decides for itself who is near."
     ),
     needs=(
-        *("root", "bridge", "ping:iputils-ping", "tcpdump:tcpdump", "nft:nftables"),
+        *("root", "bridge", "ping:iputils-ping", "tcpdump", "nft:nftables"),
         *("python3:python3", "nsenter:util-linux", "ss:iproute2"),
     ),
 )
@@ -210,8 +210,9 @@ class OneHost:
             tcpdump(story, self.node, "docker0", "arp or icmp", 4) as packets,
         ):
             self.ttl["container"] = ping(story, self.first, str(self.second.address))
-            frames = capture.wait(lambda found: whole(sightings(found)))
+            wait_until(lambda: whole(sightings(capture.frames)), "the ping at the bridge's ports")
             packets()
+            frames = capture.frames
         story.say("The answer is kept for a while, in the neighbour table:")
         story.shell(self.first, "ip neigh show 100.96.1.3")
         return [seen.document() for seen in sightings(frames)]

@@ -46,7 +46,7 @@ LESSON = Lesson(
         "iperf3:iperf3",
         "ping:iputils-ping",
         "nft:nftables",
-        "tcpdump:tcpdump",
+        "tcpdump",
     ),
 )
 
