@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from tests.demo.running import check_story, demo, document
-from tunneld.demo.lessons import ladder
-from tunneld.demo.lessons.ladder import RUNGS, Result
+from tunneld.demo.lessons import _rungs
+from tunneld.demo.lessons._rungs import RUNGS, Result
 
 NAMES = [*(rung.name for rung in RUNGS), "VXLAN", "no tunnel"]
 
@@ -28,7 +28,7 @@ def test_words_follow_the_figures() -> None:
         result("offload", 5.0, 0.1),
         result("VXLAN", 5.2),
     ]
-    text = " ".join(ladder.conclusions(ladder.with_ratios(steep), None))
+    text = " ".join(_rungs.conclusions(_rungs.with_ratios(steep), None))
     assert "from syscall to offload: 9.6 times" in text
     assert "From the bottom to the top it is 10.0 times" in text
     assert "level with VXLAN (0.96" in text
@@ -39,12 +39,12 @@ def test_words_follow_the_figures() -> None:
         result("offload", 0.19, 0.3, cpu=3),
         result("VXLAN", 0.19),
     ]
-    text = " ".join(ladder.conclusions(ladder.with_ratios(flat), "200mbit"))
+    text = " ".join(_rungs.conclusions(_rungs.with_ratios(flat), "200mbit"))
     assert "All rungs carry the same here: the wire is throttled to 200mbit" in text
     assert "30.0 s for a gigabyte on rung python, 3.0 on rung offload" in text
 
     odd = [result("mmsg", 2.0, 2.0), result("gso", 1.0, 1.0), result("VXLAN", 0.5)]
-    text = " ".join(ladder.conclusions(ladder.with_ratios(odd), None))
+    text = " ".join(_rungs.conclusions(_rungs.with_ratios(odd), None))
     assert "gso carries less than mmsg in this run" in text
     assert "mmsg, is faster than VXLAN (4.00" in text
 
@@ -52,7 +52,7 @@ def test_words_follow_the_figures() -> None:
 def test_bars_grow_row_by_row() -> None:
     rows = [result("python", 0.5, 4.0), result("syscall", 1.0, 3.9), result("VXLAN", 5.2)]
     for count in (1, 2, 3):
-        text = ladder.bars(rows[:count]).text()
+        text = _rungs.bars(rows[:count]).text()
         assert len(text.splitlines()) == 1 + count
     assert "3.90 calls per packet" in text
     assert text.splitlines()[3].endswith("no daemon")
