@@ -29,7 +29,8 @@ from tunneld.observe.document import Draft, build
 from tunneld.observe.health import Health
 from tunneld.observe.status import fetch, ratios, render
 from tunneld.service import Parts
-from tunneld.store import StoreHealth
+from tunneld.store import Entry, StoreHealth
+from tunneld.subnet_map import SubnetMap
 
 OWN = Lease(IPv4Network("100.96.1.0/24"), LeaseAttrs(IPv4Address("10.168.0.2")))
 RULES = {
@@ -72,11 +73,11 @@ class FakeBackend:
         return {PEER.subnet: PeerCounters(1, 100, 2, 200)}
 
 
-def parts() -> Parts:
+def parts(subnet_map: SubnetMap | None = None) -> Parts:
     fake = SimpleNamespace(
         backend=FakeBackend(),
         keeper=SimpleNamespace(held=SimpleNamespace(lease=OWN), expires_in=86399.9996, put_again=0),
-        subnet_map=SimpleNamespace(peers=(PEER,)),
+        subnet_map=subnet_map or SimpleNamespace(peers=(PEER,), quarantined={}),
         rules=SimpleNamespace(status=lambda: RULES, repairs={"firewall_rules": 1}),
     )
     return cast("Parts", fake)
@@ -87,14 +88,14 @@ def store() -> Any:
     return SimpleNamespace(url="file:/s", health=lambda: health)
 
 
-def draft(*, started: bool = True) -> Draft:
+def draft(*, started: bool = True, subnet_map: SubnetMap | None = None) -> Draft:
     return build(
         version="0.1.0",
         uptime=3723.0,
         health=READY if started else STARTING,
         store_url="file:/s",
         store=store() if started else None,
-        parts=parts() if started else None,
+        parts=parts(subnet_map) if started else None,
     )
 
 
@@ -128,7 +129,10 @@ def test_the_document_has_exactly_the_contracts_keys() -> None:
             "skipped": {"100.96.9.0/24": None},
         },
         "lease": dict.fromkeys(("subnet", "public_ip", "expires_in_s", "put_again")),
-        "store": dict.fromkeys(("url", "state", "last_sync_s", "away_s", "error")),
+        "store": {
+            **dict.fromkeys(("url", "state", "last_sync_s", "away_s", "error", "skipped_count")),
+            "skipped": {},
+        },
         "rules": dict.fromkeys(NO_RULES) | {"tools": [None, None]},
         "peers": [
             {
@@ -191,6 +195,61 @@ def test_rendered_before_the_start() -> None:
     assert "starting" in text
     assert "because  waiting for the store: why\nbecause  and more\n" in text
     assert "lease    none yet" in text
+
+
+def skipping(*entries: Entry) -> dict[str, Any]:
+    subnet_map = SubnetMap(IPv4Network("100.96.0.0/16"), OWN.subnet, OWN.public_ip)
+    subnet_map.snapshot(entries)
+    return draft(subnet_map=subnet_map).document()
+
+
+def test_keys_of_the_store_that_are_no_leases_are_named() -> None:
+    good = b'{"PublicIP":"10.168.0.9"}'
+    found = skipping(
+        Entry("100.96.9.0-24", b'{"PublicIP":"10.168.0.300"}', 1, 1),
+        Entry("100.96.8.0-24x", good, 1, 1),
+        Entry("100.97.1.0-24", good, 1, 1),
+        Entry("100.96.7.0-24", good, 1, 1),
+    )
+    assert found["store"]["skipped_count"] == 3
+    assert found["store"]["skipped"] == {
+        "100.96.8.0-24x": 'malformed key "100.96.8.0-24x": not like 100.96.1.0-24',
+        "100.96.9.0-24": 'malformed value: PublicIP "10.168.0.300" is no IPv4 address',
+        "100.97.1.0-24": "100.97.1.0/24 does not lie in the Network 100.96.0.0/16",
+    }
+    text = render(found)
+    skipped = 'skipped  100.96.9.0-24: malformed value: PublicIP "10.168.0.300" is no IPv4 address'
+    assert f"\n{skipped}\n" in text[text.index("peers  ") :]
+    assert "more" not in text
+
+
+def test_of_what_is_skipped_only_so_much_is_shown() -> None:
+    megabyte = "x" * 1_000_000
+    values = (
+        b'{"PublicIP":"%s"}',
+        b'{"PublicIP":"10.168.0.9","PublicIPv6":"%s"}',
+        b'{"Password":"%s"}',
+        b'["%s"]',
+        b"password %s",
+    )
+    bad = [
+        Entry(f"100.96.{i}.0-24", value % megabyte.encode(), 1, 1)
+        for i, value in enumerate(values, start=2)
+    ]
+    bad += [Entry(f"{i}\x1b\n{megabyte}", b"", 1, 1) for i in range(1000)]
+    found = skipping(*bad)
+    skipped = found["store"]["skipped"]
+    assert (len(skipped), found["store"]["skipped_count"]) == (20, 1005)
+    assert len(json.dumps(found)) < 8000
+    lines = [line for line in render(found).splitlines() if line.startswith("skipped  ")]
+    # The first is of the backend.
+    assert len(lines) == 1 + 20 + 1
+    assert lines[-1] == "skipped  and 985 more; the log has named each"
+    assert all(line.isprintable() for line in lines)
+    only_values = skipping(*bad[:5])
+    assert only_values["store"]["skipped"].keys() == {entry.key for entry in bad[:5]}
+    assert "assword" not in json.dumps(only_values)
+    assert max(map(len, only_values["store"]["skipped"].values())) < 150
 
 
 async def test_served_with_mode_0600_and_removed(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 import json
 import time
 from collections.abc import Iterator, Mapping
@@ -9,6 +10,7 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Network
 from typing import TYPE_CHECKING
 
+from tunneld import gojson
 from tunneld.dataplane import DataplaneCounters, PeerCounters
 from tunneld.host_rules import NO_RULES
 from tunneld.observe import batches
@@ -88,7 +90,10 @@ def build(
         "backend": _backend(parts.backend if parts else None, parts.rules if parts else None),
         "rules": parts.rules.status() if parts else NO_RULES,
         "lease": _lease(parts.keeper if parts else None),
-        "store": _store(store_url, store),
+        "store": {
+            **_store(store_url, store),
+            **_skipped(parts.subnet_map.quarantined if parts else {}),
+        },
         "counters": {
             "outbound": outbound,
             "inbound": inbound,
@@ -103,6 +108,10 @@ def build(
         return Draft(head)
     return Draft(head, parts.subnet_map.peers, parts.backend.peer_counters())
 
+
+_MANY_SKIPPED = 20
+"""So many keys that are no leases are named; all are counted."""
+_LONGEST_KEY = 60
 
 _NO_KERNEL_COUNTERS = {"tun_queue_dropped": 0, "socket_dropped": 0}
 
@@ -158,6 +167,23 @@ def _store(url: str, store: Store | None) -> dict[str, object]:
         "away_s": _age(health.away_since),
         "error": health.detail,
     }
+
+
+def _skipped(quarantined: Mapping[str, str]) -> dict[str, object]:
+    """Return the keys of the store that are believed to be no lease, and why.
+
+    A reason quotes a little of a value at the most, but the key may be anybody's megabyte.
+    """
+    first = heapq.nsmallest(_MANY_SKIPPED, quarantined)
+    return {
+        "skipped": {_key(key): quarantined[key] for key in first},
+        "skipped_count": len(quarantined),
+    }
+
+
+def _key(key: str) -> str:
+    fits = len(key) <= _LONGEST_KEY and key.isascii() and key.isprintable()
+    return key if fits else gojson.shown(key)
 
 
 def _age(at: float | None) -> float | None:

@@ -50,7 +50,7 @@ def fetch(run_dir: Path) -> dict[str, Any]:
 
 def render(document: Mapping[str, Any]) -> str:
     """Return the document as a text for people: state, peers, and every counter that moved."""
-    lines = [*_head(document), "", *_peers(document)]
+    lines = [*_head(document), "", *_peers(document), *_skipped(document["store"])]
     for direction, counters in document["counters"].items():
         moved = {name: value for name, value in counters.items() if value}
         lines += ["", f"{direction}:"]
@@ -139,6 +139,15 @@ def _peers(document: Mapping[str, Any]) -> list[str]:
         lines.append(row.format(*names))
     lines += [row.format(*(str(peer[name]) for name in names)) for peer in peers]
     return lines
+
+
+def _skipped(store: Mapping[str, Any]) -> list[str]:
+    """Return a block of its own: what the store holds for nodes that are not among the peers."""
+    shown = store.get("skipped", {})
+    lines = [f"skipped  {key}: {reason}" for key, reason in shown.items()]
+    if more := store.get("skipped_count", 0) - len(shown):
+        lines.append(f"skipped  and {more:,} more; the log has named each")
+    return ["", *lines] if lines else []
 
 
 def _duration(seconds: float) -> str:
