@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from collections.abc import Set as AbstractSet
 
 import pytest
 
@@ -154,3 +156,31 @@ def test_a_history_that_ends_before_what_an_earlier_daemon_has_seen_is_another()
     mirror.recall([entry(1)], 101)
     assert keys(mirror.listed(listing(0), 1.0)) == {0, 1}
     assert keys(mirror.listed(listing(0), 1.0 + GRACE)) == {0}
+
+
+class Asked(AbstractSet[str]):
+    """Our own key, and how often anybody looked whether a key is it."""
+
+    def __init__(self) -> None:
+        self.times = 0
+
+    def __contains__(self, key: object) -> bool:
+        self.times += 1
+        return key == "0"
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(["0"])
+
+    def __len__(self) -> int:
+        return 1
+
+
+def test_an_event_costs_the_same_among_thousands() -> None:
+    """A fleet that starts anew puts each of its keys: 6 ms for each of 10,000 was a minute."""
+    own = Asked()
+    mirror = Mirror(own, GRACE, LINGER)
+    mirror.listed(listing(*range(5000)), 0.0)
+    own.times = 0
+    mirror.changed([Put(entry(1, 101))], 101, 1.0)
+    mirror.changed([Deleted("2")], 102, 1.0)
+    assert own.times < 10

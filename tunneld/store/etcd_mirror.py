@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Container, Iterable
+from collections.abc import Collection, Iterable
 from typing import TYPE_CHECKING
 
 from tunneld.store import Deleted, Entry, Listed, Put, StoreEvent
@@ -45,7 +45,7 @@ class Mirror:
     """
 
     def __init__(
-        self, own: Container[str], grace: float = GRACE_S, linger: float = LINGER_S
+        self, own: Collection[str], grace: float = GRACE_S, linger: float = LINGER_S
     ) -> None:
         self._own = own
         self._grace = grace
@@ -142,10 +142,13 @@ class Mirror:
         return events
 
     def _is_mass(self, vanished: int) -> bool:
-        kept = self._own, self._held, self._lingering
-        peers = sum(not any(key in group for group in kept) for key in self._known)
         together = vanished + len(self._recent)
-        return vanished > 0 and together >= _AT_LEAST and 2 * together > peers + len(self._recent)
+        if not vanished or together < _AT_LEAST:
+            return False
+        # By the sizes alone: this is asked at each event, and peers are thousands.
+        own = sum(key in self._known for key in self._own)
+        peers = len(self._known) - own - len(self._held) - len(self._lingering)
+        return 2 * together > peers + len(self._recent)
 
     def _let_linger(self, keys: Iterable[str], now: float) -> None:
         leased = [key for key in keys if self._known[key].expires_in is not None]
