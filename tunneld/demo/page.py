@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -48,7 +49,7 @@ def render(
             _tag("p", f"tunneld, the lessons: {escape(name)}", class_="eyebrow"),
             _tag("h1", escape(lesson.title)),
             _tag("p", "What you will learn", class_="lead"),
-            _tag("ul", *(_tag("li", escape(each)) for each in lesson.learn)),
+            _tag("ul", *(_tag("li", _prose(each)) for each in lesson.learn)),
             _tag("nav", _tag("ol", *(_tag("li", link) for link in links)), aria_label="Steps"),
         ),
         _tag("main", *parts, _exercise(lesson, solution=solution), _figures(results)),
@@ -81,8 +82,13 @@ def _tag(name: str, *children: str, **attributes: str) -> str:
     return f"<{name}{shown}>{''.join(children)}</{name}>"
 
 
+def _prose(text: str) -> str:
+    """Return text as markup; what stands in backticks is code."""
+    return re.sub(r"`([^`]+)`", r"<code>\1</code>", escape(text, quote=False))
+
+
 def _say(block: Block, _number: int) -> str:
-    return _tag("p", escape(block.text, quote=False))
+    return _tag("p", _prose(block.text))
 
 
 def _result(block: Block, _number: int) -> str:
@@ -154,8 +160,8 @@ def _exercise(lesson: Lesson, *, solution: bool) -> str:
     return _tag(
         "section",
         _tag("h2", "Exercise"),
-        _tag("p", escape(lesson.question, quote=False)),
-        _tag("p", escape(answer, quote=False), class_="answer" if solution else "result"),
+        _tag("p", _prose(lesson.question)),
+        _tag("p", _prose(answer), class_="answer" if solution else "result"),
         class_="exercise",
     )
 
