@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
+from collections import Counter
 
 import pytest
 
 from tests.etcd.conftest import MakeStore
 from tests.etcd.following import PREFIX, SUBNETS, VALUE, Follower, name, value
 from tunneld.lab.etcd import EtcdServer
-from tunneld.store import Entry, NoNetworkConfigError, Store, StoreUnavailableError
+from tunneld.store import Entry, Listed, NoNetworkConfigError, Store, StoreUnavailableError
 from tunneld.store.etcd import EtcdStore
 
 
@@ -133,6 +135,40 @@ async def test_a_lease_that_ends_takes_its_key(store: EtcdStore) -> None:
         await store.create(name(1), VALUE, 2)
         await follower.until(lambda: name(1) in follower.keys, "the key")
         await follower.until(lambda: name(1) not in follower.keys, "its end")
+
+
+async def test_hundreds_that_leave_together_leave_others_their_turns(
+    store: EtcdStore, etcd: EtcdServer
+) -> None:
+    """Each is work of the daemon: the route, a line of the log."""
+    stay, leave = (etcd.ctl("lease", "grant", "86400").split()[1] for _ in range(2))
+    keys = [f"{SUBNETS}100.{64 + n // 256}.{n % 256}.0-24" for n in range(1000)]
+    for start in range(0, 1000, 100):
+        lease = leave if start < 400 else stay
+        puts = "".join(f"put --lease={lease} {key} v\n" for key in keys[start : start + 100])
+        etcd.ctl("txn", stdin=f"\n{puts}\n\n")
+    turns = 0
+
+    async def turn() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    turning = asyncio.ensure_future(turn())
+    found: Counter[int] = Counter()
+    try:
+        async with asyncio.timeout(60), contextlib.aclosing(store.watch()) as events:
+            async for event in events:
+                if isinstance(event, Listed):
+                    etcd.ctl("lease", "revoke", leave)
+                else:
+                    found[turns] += 1
+                if found.total() == 400:
+                    break
+    finally:
+        turning.cancel()
+    assert max(found.values()) <= 50
 
 
 async def test_the_prefix_is_ours_to_choose(etcd: EtcdServer, make_store: MakeStore) -> None:

@@ -24,6 +24,9 @@ from tunneld.supervise import Backoff
 
 _DELETE = 1  # mvccpb.Event.DELETE
 
+_TURN = 50
+"""Events that are handed out before others on the event loop have their turn."""
+
 
 @dataclass(frozen=True, slots=True)
 class Timing:
@@ -214,8 +217,11 @@ class Watch:
                     self._reached()
                     events += self._mirror.changed(batch.events, batch.revision, now)
                 events += self._mirror.left(now)
-                for event in events:
-                    yield event
+                for start in range(0, len(events), _TURN):
+                    for event in events[start : start + _TURN]:
+                        yield event
+                    # The next answer may be there already: to wait for it would be no pause.
+                    await asyncio.sleep(0)
                 silent = not batch and not events
                 if silent and not self._is_due(relist_at) and await self._is_other_store():
                     return
