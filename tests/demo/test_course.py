@@ -5,6 +5,7 @@ CI runs two of them; `./run soak` all.
 
 from __future__ import annotations
 
+import re
 import signal
 import time
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ import pytest
 
 from tests.bench import page_checks
 from tests.bench.browser import Browser, browser
-from tests.demo.running import Done, check_story, demo, finish, left_of, start
+from tests.demo.running import ROOT, Done, check_story, demo, finish, left_of, start
 from tunneld.demo import LESSONS, load
 from tunneld.demo.screen import WIDTH
 
@@ -115,13 +116,24 @@ def test_the_list_names_every_lesson_and_fits() -> None:
     assert max(map(len, done.out.splitlines())) <= WIDTH
 
 
-@each_lesson
+@pytest.mark.parametrize("name", LESSONS)
 def test_every_lesson_has_all_its_texts(name: str) -> None:
     lesson = load(name).LESSON
     assert 2 <= len(lesson.learn) <= 5
-    assert lesson.question.endswith(("?", "."))
+    assert lesson.question.endswith(("?", ".", ")"))
     assert lesson.answer
     assert lesson.title
+
+
+def test_the_teachers_course_has_every_lesson_in_order_and_its_picture() -> None:
+    docs = ROOT / "docs"
+    text = (docs / "lessons.md").read_text()
+    course = [name for name in LESSONS if name not in {"tour", "cidr"}]
+    assert re.findall(r"^## \d\. ([a-z-]+):", text, re.MULTILINE) == course
+    pictures = re.findall(r"\]\((lessons/[^)]+)\)", text)
+    assert pictures == [f"lessons/{name}.png" for name in course]
+    for picture in pictures:
+        assert (docs / picture).read_bytes().startswith(b"\x89PNG")
 
 
 @pytest.mark.parametrize("name", ["one-packet"])
