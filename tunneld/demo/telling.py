@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
+import sys
 from dataclasses import dataclass
+from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 from tunneld.demo import needs, page
@@ -12,7 +15,6 @@ from tunneld.errors import StartError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from tunneld.demo import Lesson, LessonModule, Options, Results
     from tunneld.demo.screen import Screen
@@ -111,4 +113,8 @@ def _kept(screen: Screen, story: Story) -> None:
         for node in lab.nodes:
             screen.line(f"   {node.name:<14} ip netns exec {node.netns} bash")
         screen.line(f"   {'files':<14} {lab.directory}")
+    if shutil.which("tunneld") is None:
+        programs = Path(sys.executable).parent
+        screen.say("tunneld and python as shown above are not in the PATH here. In a host, first:")
+        screen.line(f"   export PATH={programs}:$PATH")
     screen.say("Take it down with: tunneld demo --tear-down")

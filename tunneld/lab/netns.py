@@ -58,6 +58,11 @@ class Node:
         self.ip("link", "set", "lo", "up")
         self.sysctl("net.ipv6.conf.all.disable_ipv6", "1", missing_ok=True)
         self.sysctl("net.ipv6.conf.default.disable_ipv6", "1", missing_ok=True)
+        # A new namespace takes these from the machine (net.core.devconf_inherit_init_net is 0),
+        # where a distribution has set rp_filter and a container runtime ip_forward.
+        for scope in ("all", "default"):
+            self.sysctl(f"net.ipv4.conf.{scope}.rp_filter", "0")
+        self.sysctl("net.ipv4.ip_forward", "0")
 
     def __repr__(self) -> str:
         return f"<Node {self.netns}>"

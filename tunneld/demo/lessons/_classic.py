@@ -91,11 +91,19 @@ class Classic:
         story.shell(self.one.node, f"ip neigh add {B} lladdr {MACS[B]} dev {DEVICE}")
         self._ping()
         l2 = monitor.wait(lambda told: bool(misses(told, MACS[B])), "the question for a MAC")
-        self._show(l2, {MACS[B]: "behind which host is it?", B: "our answer"})
+        self._show(l2, {MACS[B]: "behind which host is it?", B: "asked once more"})
+        times = len(misses(l2, MACS[B]))
         story.say(
             "One question further: container-a has its ARP answer and sends the ping, a frame for"
             f" {MACS[B]}. Now the VTEP lacks the FDB entry, asks, and drops the frame: it does not"
-            " wait for us. The second answer:"
+            " wait for us."
+            + (
+                f" It asks for each frame, here {times} times: container-a had kept the ping of"
+                " before, too, until ARP was answered."
+                if times > 1
+                else ""
+            )
+            + " The second answer:"
         )
         story.shell(
             self.one.node, f"bridge fdb add {MACS[B]} dev {DEVICE} dst {self.other.public_ip}"
@@ -151,11 +159,15 @@ class Classic:
         self.story.shell(self.a, PING, keep=worth_reading, check=False)
 
     def _show(self, told: list[Told], notes: dict[str, str]) -> None:
-        """Show what the monitor told; notes are for questions, and for what we have answered."""
+        """Show what the monitor told; notes are for questions, by what they ask for."""
         rows = []
         for each in told:
-            learned = not each.miss and each.text.startswith("lladdr")
-            note = "the bridge: it came by this port" if learned else notes.get(each.wanted, "")
+            if each.miss:
+                note = notes.get(each.wanted, "")
+            elif each.text.startswith("lladdr"):
+                note = "the bridge: it came by this port"
+            else:
+                note = "our answer"
             rows.append((each, note))
         asking.show(self.story, DEVICE, rows)
 
