@@ -73,7 +73,7 @@ def test_the_story_is_whole() -> None:
         '/coreos.com/network/subnets/100.96.2.0-24\n   {"PublicIP":"10.168.0.3","PublicIPv6":null}',
         "granted with TTL(86400s)",
         "The watch says nothing.",
-        'reason="malformed value: PublicIP \\"10.168.0.300\\" is no IPv4 address"',
+        'skipped  100.96.9.0-24: malformed value: PublicIP "10.168.0.300" is no IPv4 address',
         "exit code 3",
     ):
         assert part in done.out, part

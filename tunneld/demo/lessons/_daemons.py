@@ -44,6 +44,12 @@ def backend(host: ClusterNode) -> dict[str, Any]:
     return found
 
 
+def skipped(host: ClusterNode) -> dict[str, str]:
+    """Return which keys of the store the daemon of a node leaves out, and why."""
+    found: dict[str, str] = host.daemon.status()["store"]["skipped"]
+    return found
+
+
 def show_config(story: Story, cluster: Cluster) -> None:
     """Show the network config, which says what the daemons are to do."""
     story.shell(cluster.nodes[0].node, f"cat {cluster.store_dir}/config")

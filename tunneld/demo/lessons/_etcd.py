@@ -203,16 +203,11 @@ class Bed:
             else SILENCE
         )
 
-    def log(self, host: ClusterNode, key: str) -> bool:
-        """Show what a daemon's log says of a key; tells whether it says that it was skipped."""
-        path = host.daemon.log
-
-        def named() -> bool:
-            return f"key={key}" in path.read_text()
-
-        wait_until(named, f"{key} in the log of {host.name}")
-        done = self.story.shell(host.node, f"grep 'lease skipped' {path} | grep -o 'key=.*'")
-        return key in done.stdout
+    def skipped(self, host: ClusterNode, key: str) -> bool:
+        """Show which keys a daemon leaves out, and why; tells whether this one is among them."""
+        wait_until(lambda: key in daemons.skipped(host), f"{key} in the status of {host.name}")
+        words = f"status --run-dir {host.daemon.run_dir} | grep skipped"
+        return key in daemons.tunneld(self.story, host, words).stdout
 
     def figures(
         self,

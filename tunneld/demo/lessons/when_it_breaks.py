@@ -125,7 +125,7 @@ def _table(story: Story) -> None:
             ["Host Unreachable, from docker0", "is the daemon running here?", "own daemon is dead"],
             ["Net Unreachable, from flannel0", "drop_no_route; status: peers", "no such lease"],
             ["silence, for one subnet only", "drop_foreign_destination there", "a lease that lies"],
-            ["a node is not among the peers", "log: lease skipped", "its key is broken"],
+            ["a node is not among the peers", "status: skipped", "its key is broken"],
             ["nothing; the sender: silence", "drop_outer_*, drop_spoofed_source", "forged packets"],
             ["a blink", "status: repairs", "device deleted, repaired"],
         ],
