@@ -89,6 +89,27 @@ def test_the_container_is_told_and_tcp_goes_on(rung: str) -> None:
         assert transfer(one, two, MEGABYTES) == MEGABYTES * MEGABYTE
 
 
+def test_a_path_that_has_become_wide_is_found_by_packets_too_big_for_the_narrow_one() -> None:
+    """They are all dropped before they are sent, so that nothing is sent to that peer."""
+    with wire(daemons=[1, 2], shape="router", second_mtu=1500) as w:
+        one, two = w.one.container, w.two.container
+        router = w.cluster.underlay.switch
+        assert router is not None
+
+        def answered_with(kind: int) -> bool:
+            # The container's own kernel must not be the one that refuses.
+            one.ip("route", "flush", "cache")
+            answer = ping(one, two.address, size=1444, dont_fragment=True, timeout=0.5)
+            return answer is not None and answer.type == kind
+
+        router.ip("link", "set", "br1", "mtu", "1400")
+        until(lambda: answered_with(3), "Fragmentation Needed")
+        router.ip("link", "set", "br1", "mtu", "1500")
+        # What else ends after ten minutes (net.ipv4.route.mtu_expires).
+        w.one.node.ip("route", "flush", "cache")
+        until(lambda: answered_with(0), "the path to be wide again")
+
+
 @pytest.mark.parametrize("rung", ["mmsg", "offload"])
 def test_tcp_alone_finds_the_path_mtu(rung: str) -> None:
     """No ping before: the connection starts with segments too big for the path."""

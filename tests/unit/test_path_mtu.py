@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Mapping
 from ipaddress import IPv4Address, IPv4Network
 
 import pytest
 
 from tunneld.backend.path_mtu import PathMtus
 from tunneld.dataplane import DataplaneCounters, PeerCounters
+from tunneld.dataplane.later import Later
 from tunneld.lease import Lease, LeaseAttrs
 
 NEAR, FAR = IPv4Address("10.168.0.3"), IPv4Address("10.168.0.4")
@@ -19,6 +22,8 @@ LEASES = (
 
 class Harness:
     def __init__(self) -> None:
+        self.too_big = 0
+        self.threads: set[int] = set()
         self.sent = {lease.subnet: 0 for lease in LEASES}
         self.kernel: dict[IPv4Address, int | None] = {NEAR: 1500, FAR: 1500}
         self.asked: list[IPv4Address] = []
@@ -28,10 +33,15 @@ class Harness:
         self.mtus.keep_only(LEASES)
 
     def total(self) -> DataplaneCounters:
-        return DataplaneCounters(outbound={"packets_written": sum(self.sent.values())})
+        sent = sum(self.sent.values())
+        return DataplaneCounters(outbound={"packets_written": sent, "drop_too_big": self.too_big})
 
-    def counters(self) -> dict[IPv4Network, PeerCounters]:
-        return {subnet: PeerCounters(tx_packets=sent) for subnet, sent in self.sent.items()}
+    def counters(self) -> Mapping[IPv4Network, PeerCounters]:
+        def make() -> dict[IPv4Network, PeerCounters]:
+            self.threads.add(threading.get_ident())
+            return {subnet: PeerCounters(tx_packets=sent) for subnet, sent in self.sent.items()}
+
+        return Later(make)
 
     def publish(self) -> None:
         self.published += 1
@@ -94,3 +104,25 @@ async def test_who_left_is_forgotten() -> None:
     assert harness.mtus.of(NEAR) == 0
     await harness.round(*LEASES)
     assert harness.asked == [FAR]
+
+
+async def test_a_narrow_path_is_asked_for_when_nothing_but_too_big_comes() -> None:
+    harness = Harness()
+    harness.kernel[NEAR] = 1400
+    await harness.round(*LEASES)
+    harness.too_big += 1
+    await harness.round()
+    assert harness.asked == [NEAR]
+    await harness.round()
+    assert harness.asked == []
+    harness.kernel[NEAR] = 1500
+    harness.too_big += 1
+    await harness.round()
+    assert (harness.published, harness.mtus.of(NEAR)) == (2, 0)
+
+
+async def test_counters_of_many_peers_are_looked_at_beside_the_loop() -> None:
+    harness = Harness()
+    await harness.round(*LEASES)
+    assert len(harness.threads) == 1
+    assert threading.get_ident() not in harness.threads

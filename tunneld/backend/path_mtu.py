@@ -1,7 +1,9 @@
 """Path MTUs of the peers that we send to.
 
 Nothing tells an unconnected socket that a path became narrower; the kernel knows, so once a second
-it is asked for each peer whose send counter moved (ARCHITECTURE.md, "Path MTU").
+it is asked for each peer whose send counter moved (ARCHITECTURE.md, "Path MTU"). What is too big
+for a narrow path is dropped before it is sent and moves only a counter of all peers together: then
+all narrow paths are asked for, so that one that has become wide again is not missed.
 """
 
 from __future__ import annotations
@@ -59,6 +61,7 @@ class PathMtus:
         self._public_ips: dict[IPv4Network, IPv4Address] = {}
         self._sent: dict[IPv4Network, int] = {}
         self._sent_in_all = 0
+        self._too_big_in_all = 0
 
     def of(self, public_ip: IPv4Address) -> int:
         """Return the path MTU to a peer in bytes; 0: as wide as our own link."""
@@ -72,31 +75,26 @@ class PathMtus:
         if self._known:
             stay = set(self._public_ips.values())
             self._known = {ip: mtu for ip, mtu in self._known.items() if ip in stay}
-        if len(self._sent) > len(self._public_ips):
-            self._sent = {net: sent for net, sent in self._sent.items() if net in self._public_ips}
 
     def forget(self) -> None:
         """Forget all figures: our own link changed."""
         self._known.clear()
 
     async def ask_active(self) -> None:
-        """Ask for each peer that we sent to since the last time; publish when a figure changed."""
-        sent = self._counters().outbound.get("packets_written", 0)
-        if sent == self._sent_in_all:
-            # An idle tunnel with thousands of peers must cost nothing.
-            return
-        self._sent_in_all = sent
-        active = set()
-        found = self._peer_counters()
-        for index, (subnet, counters) in enumerate(found.items()):
-            # With thousands of peers each part takes tens of milliseconds.
-            if index % _YIELD_EVERY == 0:
-                await asyncio.sleep(0)
-            if subnet not in self._public_ips:
-                continue
-            if counters.tx_packets != self._sent.get(subnet, 0):
-                active.add(self._public_ips[subnet])
-            self._sent[subnet] = counters.tx_packets
+        """Ask for each peer that we had packets for since the last time; publish what changed."""
+        outbound = self._counters().outbound
+        sent, too_big = outbound.get("packets_written", 0), outbound.get("drop_too_big", 0)
+        active: set[IPv4Address] = set()
+        if too_big != self._too_big_in_all:
+            self._too_big_in_all = too_big
+            active.update(self._known)
+        # An idle tunnel with thousands of peers must cost nothing.
+        if sent != self._sent_in_all:
+            self._sent_in_all = sent
+            # With thousands of peers it takes longer than the event loop may stall.
+            found = self._peer_counters()
+            self._sent, moved = await asyncio.to_thread(_moved, found, self._sent)
+            active.update(self._public_ips[net] for net in moved if net in self._public_ips)
         changed = False
         for index, public_ip in enumerate(active, start=1):
             changed |= self._learn(public_ip)
@@ -119,3 +117,11 @@ class PathMtus:
             self._known.pop(public_ip, None)
             log.info("the path to a peer is as wide as our link", extra=fields(peer=public_ip))
         return True
+
+
+def _moved(
+    found: Mapping[IPv4Network, PeerCounters], before: Mapping[IPv4Network, int]
+) -> tuple[dict[IPv4Network, int], list[IPv4Network]]:
+    """Return what was sent to each peer, and the peers for which that differs from before."""
+    now = {subnet: counters.tx_packets for subnet, counters in found.items()}
+    return now, [subnet for subnet, sent in now.items() if sent != before.get(subnet, 0)]
