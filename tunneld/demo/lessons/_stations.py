@@ -48,7 +48,12 @@ class Station:
 
 
 def find(frames: Sequence[Frame], icmp_type: int) -> list[Station]:
-    """Return the sightings of the first echo request (8) or reply (0), in order of time."""
+    """Return the sightings of the first echo request (8) or reply (0), in order of the way.
+
+    The TTL tells the order; time does only between two routers. Two stamps may be equal, and one
+    of the first packets may be stamped when it is read: the kernel begins to stamp a little after
+    the first socket has asked for it (net/core/dev.c, net_enable_timestamp).
+    """
     stations = []
     for frame in frames:
         packet = parse(frame.packet)
@@ -62,7 +67,7 @@ def find(frames: Sequence[Frame], icmp_type: int) -> list[Station]:
                 frame.node, frame.interface, frame.time, container_packet, outer, frame.frame
             )
             stations.append(seen)
-    return sorted(stations, key=lambda station: station.time)
+    return sorted(stations, key=lambda station: (-station.inner.ttl, station.time))
 
 
 def _inside(packet: Packet) -> Packet | None:
