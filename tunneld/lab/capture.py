@@ -31,6 +31,7 @@ SOL_PACKET = 263
 PACKET_STATISTICS = 6
 PACKET_OUTGOING = 4
 ARPHRD_ETHER = 1
+_STAMPS_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +80,8 @@ class Capture:
             self._sockets.append(sock)
             self._selector.register(sock, selectors.EVENT_READ, node.name)
         self._selector.register(self._stopped, selectors.EVENT_READ, None)
+        if self._taps:
+            _wait_for_stamps(self._taps[0][0])
         self._thread.start()
         return self
 
@@ -167,6 +170,25 @@ def _open(node: Node, interface: str, to: IPv4Network | None) -> socket.socket:
         _attach_filter(sock, to)
     sock.bind((interface, ETH_P_ALL))
     return sock
+
+
+def _wait_for_stamps(node: Node) -> None:
+    """Wait until the kernel stamps packets when they arrive.
+
+    It switches that on with some delay after the first socket has asked for it (net/core/dev.c,
+    net_enable_timestamp); until then a packet is stamped when it is read, which may be much later.
+    """
+    deadline = time.monotonic() + _STAMPS_S
+    with node.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.bind(("127.0.0.1", 0))
+        sock.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
+        while time.monotonic() < deadline:
+            sock.sendto(b"", sock.getsockname())
+            sent = time.time_ns()
+            _, ancillary, _, _ = sock.recvmsg(1, 64)
+            seconds, nanoseconds = struct.unpack("qq", ancillary[0][2][:16])
+            if seconds * 10**9 + nanoseconds <= sent:
+                return
 
 
 def _attach_filter(sock: socket.socket, to: IPv4Network) -> None:
