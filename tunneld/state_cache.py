@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import math
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -89,7 +90,8 @@ class StateCache:
         return Remembered(
             config=document["config"].encode(),
             own=_entry(own, left),
-            peers=tuple(_entry(peer, None) for peer in document["peers"]),
+            # None would make each a reservation, and those that vanish are gone at once.
+            peers=tuple(_entry(peer, math.inf) for peer in document["peers"]),
             saved_at=float(document.get("saved_at", 0)),
         )
 

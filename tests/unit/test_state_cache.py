@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
@@ -44,6 +45,8 @@ def test_what_was_saved_is_remembered(cache: StateCache) -> None:
     assert 90 < last.own.expires_in <= 101
     assert [peer.key for peer in last.peers] == ["100.96.2.0-24", "100.96.3.0-24"]
     assert last.peers[0].value == format_attrs(lease(2).attrs)
+    # Whose end is not known, as the store tells it; None would be a reservation.
+    assert [peer.expires_in for peer in last.peers] == [math.inf, math.inf]
 
 
 def test_what_is_forgotten_is_gone(cache: StateCache) -> None:
