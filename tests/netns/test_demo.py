@@ -5,21 +5,22 @@ from __future__ import annotations
 import io
 import json
 import os
+import select
 import signal
 import subprocess
 import sys
+import threading
 import time
 from ipaddress import IPv4Address
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO
+
+import pytest
 
 from tunneld import cli
 from tunneld.demo.screen import WIDTH, Screen
 from tunneld.lab import headers
 from tunneld.lab.sweep import NETNS_DIR
-
-if TYPE_CHECKING:
-    import pytest
 
 DEMO = [sys.executable, "-m", "tunneld", "demo", "tour", "--seconds", "1"]
 ROOT = Path(__file__).parents[2]
@@ -28,6 +29,20 @@ ROOT = Path(__file__).parents[2]
 class Terminal(io.StringIO):
     def isatty(self) -> bool:
         return True
+
+
+class Pressing(Terminal):
+    """A terminal whose reader presses Enter a while after the prompt was shown."""
+
+    def __init__(self, keys: IO[bytes]) -> None:
+        super().__init__()
+        self.keys, self.press = keys, False
+
+    def flush(self) -> None:
+        if self.press:
+            self.press = False
+            timer = threading.Timer(0.3, self.keys.write, [b"\n"])
+            timer.start()
 
 
 def left_of(pid: int) -> list[Path]:
@@ -132,6 +147,34 @@ class TestScreen:
         terminal = Terminal()
         Screen(terminal).title("plain")
         assert terminal.getvalue() == "plain\n"
+
+    def test_a_narrow_terminal_gets_narrow_text(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("COLUMNS", "80")
+        monkeypatch.setenv("NO_COLOR", "")
+        pipe, terminal = io.StringIO(), Terminal()
+        for stream in (pipe, terminal):
+            screen = Screen(stream)
+            screen.say("word " * 40)
+            screen.command("node1", "ip route add " + "100.96.2.0/24 " * 10)
+            screen.progress(1.0, 4.0, "a remark " * 20)
+        assert max(map(len, pipe.getvalue().splitlines())) > 80
+        live = terminal.getvalue().replace("\033[K", "")
+        assert max(map(len, live.replace("\r", "\n").splitlines())) <= 80
+
+    @pytest.mark.parametrize("early", [True, False])
+    def test_enter_erases_its_prompt_and_nothing_else(self, *, early: bool) -> None:
+        keyboard, descriptor = os.openpty()
+        with os.fdopen(keyboard, "wb", buffering=0) as keys, os.fdopen(descriptor) as source:
+            terminal = Pressing(keys)
+            if early:
+                keys.write(b"\n")
+                assert select.select([source], [], [], 30)[0]
+            else:
+                terminal.press = True
+            Screen(terminal).wait_for_enter(source)
+        # The echo of an Enter that came in time has moved the cursor down; an early one's has not.
+        assert ("\033[A" in terminal.getvalue()) is not early
+        assert terminal.getvalue().endswith("\r\033[K")
 
 
 class TestHeaders:

@@ -1,9 +1,11 @@
-"""What a lesson writes on: 100 columns, colours on a terminal only, one live line."""
+"""What a lesson writes on: at most 100 columns, colours on a terminal only, one live line."""
 
 from __future__ import annotations
 
 import os
 import re
+import select
+import shutil
 import textwrap
 from typing import IO, TYPE_CHECKING
 
@@ -11,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 WIDTH = 100
+NARROWEST = 60
 BOLD, DIM, CYAN, GREEN, YELLOW = "1", "2", "36", "32", "33"
 BAR = 30
 
@@ -27,6 +30,8 @@ class Screen:
         self._live = stream.isatty()
         self._colour = self._live and "NO_COLOR" not in os.environ
         self._steps = 0
+        columns = shutil.get_terminal_size((WIDTH, 24)).columns if self._live else WIDTH
+        self._width = min(max(columns, NARROWEST), WIDTH)
 
     def paint(self, text: str, code: str) -> str:
         """Return the text in a colour, where colours are wanted."""
@@ -48,11 +53,15 @@ class Screen:
 
     def say(self, text: str) -> None:
         """Write an explanation, wrapped."""
-        self.line(textwrap.fill(text, WIDTH - 3, initial_indent="   ", subsequent_indent="   "))
+        self._fill(text, "   ", "   ")
 
     def item(self, text: str) -> None:
         """Write one point of a list, wrapped."""
-        self.line(textwrap.fill(text, WIDTH - 3, initial_indent="   - ", subsequent_indent="     "))
+        self._fill(text, "   - ", "     ")
+
+    def _fill(self, text: str, first: str, rest: str) -> None:
+        width = self._width - 3
+        self.line(textwrap.fill(text, width, initial_indent=first, subsequent_indent=rest))
 
     def command(self, host: str, command: str) -> None:
         """Write a command that is run and the host where; long ones are continued by a backslash.
@@ -64,7 +73,7 @@ class Screen:
         quoted = re.sub(r"'[^']*'|\"[^\"]*\"", lambda match: match[0].replace(" ", "\0"), command)
         glued = re.sub(r"(--\S+) (?=[^-])", "\\1\0", quoted)
         lines = textwrap.wrap(
-            glued, WIDTH - 2 - len(prompt), break_long_words=False, break_on_hyphens=False
+            glued, self._width - 2 - len(prompt), break_long_words=False, break_on_hyphens=False
         )
         for number, part in enumerate(lines):
             start = self.paint(prompt, GREEN) if number == 0 else " " * len(prompt)
@@ -93,7 +102,9 @@ class Screen:
         if self._live:
             done = min(BAR, round(BAR * seconds / of))
             bar = self.paint("█" * done, CYAN) + "░" * (BAR - done)
-            print(f"\r   {bar} {text}\033[K", end="", file=self._stream, flush=True)
+            # A line that wraps could not be redrawn.
+            shown = text[: self._width - BAR - 5]
+            print(f"\r   {bar} {shown}\033[K", end="", file=self._stream, flush=True)
 
     def progress_done(self, text: str) -> None:
         """Replace the live line by its result."""
@@ -109,10 +120,12 @@ class Screen:
     def wait_for_enter(self, source: IO[str]) -> None:
         """Wait until the reader wants the next step; the end of the input is Enter too."""
         print(self.paint("   Enter: the next step", DIM), end="", file=self._stream, flush=True)
+        # The reader's own Enter moves the cursor down, unless it was typed before it was asked for.
+        moved = source.isatty() and not select.select([source], [], [], 0)[0]
         source.readline()
         if self._live:
-            # The reader's own Enter has moved the cursor down already.
-            print("\033[A\r\033[K", end="", file=self._stream, flush=True)
+            up = "\033[A" if moved else ""
+            print(f"{up}\r\033[K", end="", file=self._stream, flush=True)
         else:
             self.line()
 

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 ROW, LANE, MIDDLE = 46.0, 210.0, 300.0
+CHAR = 8.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,13 +71,16 @@ class Crossings:
 
     def svg(self, ident: str) -> str:
         """Return two columns, the border between them, and arrows."""
-        width = 2 * LANE + MIDDLE
+        names = ["user space", *(name for row in self.rows for name in (row.user, row.host))]
+        lane = min(CHAR * max(map(len, names)) + 12, LANE)
+        far, border = lane + MIDDLE, lane + MIDDLE / 2
+        width = far + LANE
         height = ROW * len(self.rows) + 30
-        left, right = LANE + 6, LANE + MIDDLE - 6
+        left, right = lane + 6, far - 6
         body = [
             svg.text(0, 14, "user space", style="soft"),
-            svg.text(LANE + MIDDLE, 14, "kernel", style="soft"),
-            svg.line(LANE + MIDDLE / 2, 20, LANE + MIDDLE / 2, height, "border"),
+            svg.text(far, 14, "kernel", style="soft"),
+            svg.line(border, 20, border, height, "border"),
         ]
         for number, row in enumerate(self.rows):
             y = 30 + ROW * number + ROW / 2
@@ -85,19 +89,19 @@ class Crossings:
             body += [
                 svg.text(0, y - 2, row.user, style="name"),
                 svg.text(0, y + 13, row.host, style="small"),
-                svg.text(LANE + MIDDLE, y + 4, row.kernel),
+                svg.text(far, y + 4, row.kernel),
                 svg.line(start, y, end, y, "arrow"),
                 svg.line(end + tip, y - 4, end, y, "arrow"),
                 svg.line(end + tip, y + 4, end, y, "arrow"),
                 svg.element(
                     "rect",
-                    x=LANE + MIDDLE / 2 - 3.3 * len(row.label),
+                    x=border - 3.3 * len(row.label),
                     y=y - 17,
                     width=6.6 * len(row.label),
                     height=14.0,
                     class_="label",
                 ),
-                svg.text(LANE + MIDDLE / 2, y - 6, row.label, style="value", anchor="middle"),
+                svg.text(border, y - 6, row.label, style="value", anchor="middle"),
             ]
         return svg.drawing(
             ident, width, height, title=self.title, description=self.description, body=body

@@ -250,10 +250,12 @@ def narrow_link(bed: Bed) -> dict[str, Any]:
     )
     story.say(
         "Heal it: take the router out again. While packets flow, tunneld goes on asking its kernel,"
-        " and the path is wide within seconds."
+        f" and has the path wide within seconds. container-1 would keep its {mtu} for ten minutes:"
+        " let it forget."
     )
     story.shell(one.node, f"ip route del {peer} via 10.168.0.1")
     story.shell(bed.switch, f"ip route del {peer} dev br0; sysctl -q net.ipv4.ip_forward=0")
+    story.shell(one.container, "ip route flush cache")
     _wait_until_wide(bed)
     healed = _too_big(bed, 1444, "-c 2 -i 0.2")
     return {

@@ -29,9 +29,9 @@ LESSON = Lesson(
     ),
     question=(
         "On etcd, start the watch again (step 3's command, without the &). In a second shell there"
-        " delete node1's own key, while its daemon runs: etcdctl del"
+        " delete node1's own key, while its daemon runs: ETCDCTL_API=3 etcdctl del"
         " /coreos.com/network/subnets/100.96.1.0-24. What does the watch say? Then write somebody"
-        " else's address there: etcdctl put /coreos.com/network/subnets/100.96.1.0-24"
+        " else's address there: ETCDCTL_API=3 etcdctl put /coreos.com/network/subnets/100.96.1.0-24"
         ' \'{"PublicIP":"10.168.0.99"}\'. And now? (ping 100.96.2.3 in container-1)'
     ),
     answer=(
@@ -90,7 +90,7 @@ class Store:
         two = nodes(("flannel0", "100.96.N.0/32"), "tunneld")
         etcd = Host("etcd", (("eth0", "10.168.0.66/24"), ("", "etcd")))
         hosts = (*two.hosts, etcd)
-        story.draw(Topology(hosts, ("underlay", "10.168.0.0/24"), title="Two nodes and the store"))
+        story.draw(Topology(hosts, ("the underlay,", "10.168.0.0/24"), title="Two nodes and the store"))
         story.say(
             "etcd is a small database of keys and values; in earnest it runs on three or five"
             " machines that stay of one mind. tunneld and flannel keep one thing there: who has"

@@ -86,7 +86,7 @@ def _healthy(bed: Bed) -> tuple[dict[str, Any], Stream]:
     bed.cluster.start_daemons(args)
     wait_for_ping(one.container, other.container.address)
     well = bed.ping(one.container, f"{path.PINGS} {other.container.address}")
-    story.command(other.container.name, "iperf3 -s")
+    story.command(other.container.name, "iperf3 -s &")
     stream = bed.stream()
     story.say(
         "tunneld status asks the daemon. (Where tunneld is not in the PATH: ./run tunneld status"
