@@ -59,13 +59,13 @@ def _without(story: Story, node: Node, container: Node, other: Node) -> dict[str
 
 def _with(story: Story, node: Node, container: Node, other: Node) -> dict[str, Any]:
     story.step("MASQUERADE: out under the host's own address")
-    story.say("Three lines for the kernel's packet filter (docker writes the same with iptables):")
+    story.say("Three lines for the kernel's packet filter (docker writes much the same with iptables):")
     for rule in RULES:
         story.shell(node, rule)
     story.say(
-        "In words: what a container sends to somewhere outside the containers' network gets the"
-        " address of the interface by which it leaves. Now the same ping, watched on both sides of"
-        " node1:"
+        "In words: what a container of this host sends to somewhere outside 100.96.0.0/16, the"
+        " containers' network (all hosts of a cluster have a part of it), gets the address of the"
+        " interface by which it leaves. Now the same ping, watched on both sides of node1:"
     )
     with (
         tcpdump(story, node, "docker0", "icmp", 2) as before,

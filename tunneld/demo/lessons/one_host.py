@@ -181,6 +181,12 @@ class OneHost:
         """Tell who is near by the arithmetic of addresses."""
         story = self.story
         story.step("Who is near? The arithmetic of 100.96.1.2/24")
+        story.say(
+            "Near is who is on the same link: a frame gets there directly. Everybody else is behind"
+            " a router, a host that passes packets on. An address tells which it is. It is 32 bits;"
+            " those in front name the network, the rest the host in it, and /24 says how many are"
+            " in front:"
+        )
         first = IPv4Interface(f"{self.first.address}/24")
         cidr.take_apart(story, first)
         others = [f"{self.second.address}/24", "100.96.1.1/24", "10.168.0.66/24"]

@@ -90,7 +90,9 @@ class Store:
         two = nodes(("flannel0", "100.96.N.0/32"), "tunneld")
         etcd = Host("etcd", (("eth0", "10.168.0.66/24"), ("", "etcd")))
         hosts = (*two.hosts, etcd)
-        story.draw(Topology(hosts, ("the underlay,", "10.168.0.0/24"), title="Two nodes and the store"))
+        story.draw(
+            Topology(hosts, ("the underlay,", "10.168.0.0/24"), title="Two nodes and the store")
+        )
         story.say(
             "etcd is a small database of keys and values; in earnest it runs on three or five"
             " machines that stay of one mind. tunneld and flannel keep one thing there: who has"

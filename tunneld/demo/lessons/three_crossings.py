@@ -134,7 +134,7 @@ class ThreeCrossings:
         way = self._measure("no tunnel")
         story.say(
             f"{crossings.total(way, 'copies'):.1f} copies for a packet: container-1's sendto,"
-            " container-2's recvfrom. Nobody can do without those two."
+            " container-2's recvfrom. No tunnel and no route takes those two away."
         )
         return way
 
@@ -205,8 +205,8 @@ class ThreeCrossings:
             " them that moved a packet, each one copy of its bytes between a program and the"
             " kernel; that is derived from the calls, not measured. Empty: calls for a packet that"
             " found none. Others: waiting for the next packet, or for the next one's time to come"
-            " (the sender sleeps between two). Switches: how often the CPU was taken from that"
-            " process. The CPU column is from the run that was not traced."
+            " (the sender sleeps between two). Switches: how often the CPU left that"
+            " process for another, mostly because it slept. The CPU column is from the run that was not traced."
         )
         story.say(
             "The two last rows of each way are of the whole machine, from /proc/stat: its time in"
