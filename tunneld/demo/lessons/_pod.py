@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tunneld.demo.waiting import Beside, wait_until
+from tunneld.lab.sweep import NETNS_DIR
 
 if TYPE_CHECKING:
     from tunneld.demo.story import Story
@@ -33,6 +35,8 @@ def pod(story: Story, node: Node, where: Container, stranger: Container) -> dict
     )
     story.command(where.name, "sleep infinity &")
     infra = Beside(where, "sleep infinity").pid
+    # `ip netns exec` enters the namespace before it becomes sleep: who follows too early stays out.
+    wait_until(lambda: _is_inside(infra, where), "the pause process in its namespace")
     story.say(f"Its process number is {infra}. A container, app-a, joins its namespace and serves:")
     enter = f"nsenter --net=/proc/{infra}/ns/net"
     story.command(node.name, f"{enter} {SERVER} &")
@@ -67,6 +71,11 @@ def pod(story: Story, node: Node, where: Container, stranger: Container) -> dict
         "localhost_elsewhere": elsewhere,
         "by_address": across,
     }
+
+
+def _is_inside(pid: int, where: Node) -> bool:
+    theirs = Path(f"/proc/{pid}/ns/net").stat().st_ino
+    return theirs == (NETNS_DIR / where.netns).stat().st_ino
 
 
 def _listens(where: Node) -> bool:
