@@ -59,7 +59,9 @@ def _without(story: Story, node: Node, container: Node, other: Node) -> dict[str
 
 def _with(story: Story, node: Node, container: Node, other: Node) -> dict[str, Any]:
     story.step("MASQUERADE: out under the host's own address")
-    story.say("Three lines for the kernel's packet filter (docker writes much the same with iptables):")
+    story.say(
+        "Three lines for the kernel's packet filter (docker writes much the same with iptables):"
+    )
     for rule in RULES:
         story.shell(node, rule)
     story.say(

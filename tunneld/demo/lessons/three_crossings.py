@@ -206,7 +206,8 @@ class ThreeCrossings:
             " kernel; that is derived from the calls, not measured. Empty: calls for a packet that"
             " found none. Others: waiting for the next packet, or for the next one's time to come"
             " (the sender sleeps between two). Switches: how often the CPU left that"
-            " process for another, mostly because it slept. The CPU column is from the run that was not traced."
+            " process for another, mostly because it slept. The CPU column is from the run that was"
+            " not traced."
         )
         story.say(
             "The two last rows of each way are of the whole machine, from /proc/stat: its time in"
