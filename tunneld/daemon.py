@@ -192,7 +192,7 @@ class Daemon:
             held = await self._until_store_answers("acquire a lease", acquire)
         log.info("lease", extra=fields(subnet=held.lease.subnet, public_ip=held.lease.public_ip))
         await backend.start(held.lease)
-        rules = host_rules.of(config, network, held.lease.subnet)
+        rules = host_rules.of(config, network, held.lease.subnet, underlay.address)
         await rules.start()
         keeper = LeaseKeeper(store, held, ttl=self._ttl, margin=config.renew_margin)
         subnet_map = SubnetMap(network.network, held.lease.subnet, held.lease.public_ip)

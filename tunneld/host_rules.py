@@ -45,13 +45,14 @@ NO_RULES: Mapping[str, object] = {
 """What `status` shows before there are any."""
 
 
-def of(config: Config, network: NetworkConfig, subnet: IPv4Network) -> HostRules:
+def of(config: Config, network: NetworkConfig, subnet: IPv4Network, own: IPv4Address) -> HostRules:
     """Return the rules that the flags ask for.
 
     Args:
         config: the flags.
         network: whose port is guarded, when its backend is udp.
         subnet: the own lease.
+        own: address of the external interface.
     """
     wanted = Wanted(
         network=network.network,
@@ -60,7 +61,7 @@ def of(config: Config, network: NetworkConfig, subnet: IPv4Network) -> HostRules
         masquerade=masquerade.expression(ip_masq=config.ip_masq, random=config.ip_masq_random),
         forward=config.forward_rules,
     )
-    return HostRules(wanted, config.rules_resync)
+    return HostRules(wanted, config.rules_resync, own)
 
 
 class HostRules:
@@ -69,15 +70,17 @@ class HostRules:
     Args:
         wanted: what there shall be.
         resync: seconds between two comparisons.
+        own: address of the external interface.
 
     Attributes:
         repairs: how often something had to be brought back, by kind; empty: never.
     """
 
-    def __init__(self, wanted: Wanted, resync: float) -> None:
+    def __init__(self, wanted: Wanted, resync: float, own: IPv4Address) -> None:
         self.repairs: Counter[str] = Counter()
         self._wanted = wanted
         self._resync = resync
+        self._own = own
         self._nft = which("nft") is not None
         self._iptables = which("iptables") is not None
         self._legacy = False
@@ -145,6 +148,14 @@ class HostRules:
         """Guard the port at exactly these addresses, soon."""
         self._peers = frozenset(public_ips)
         if self._peers != self._written:
+            self._peers_changed.set()
+
+    def moved(self, own: IPv4Address) -> None:
+        """Take note of another address of the external interface."""
+        if own != self._own:
+            self._own = own
+            # What is written now is another thing; that is no repair.
+            self._written = None
             self._peers_changed.set()
 
     async def run(self) -> None:
@@ -215,7 +226,7 @@ class HostRules:
         """End what slipped through before the guard was there; it would keep the tunnel's port."""
         self._freed = [peers]
         try:
-            count = await asyncio.to_thread(conntrack.end_masqueraded, port, peers)
+            count = await asyncio.to_thread(conntrack.end_masqueraded, port, peers, self._own)
         except OSError as error:
             log.debug("cannot look for flows that are older than the rules: %s", error)
             return
@@ -233,7 +244,7 @@ class HostRules:
     async def _ensure_sets(self, peers: frozenset[IPv4Address] | None) -> bool:
         if self._wanted.port is None:
             return False
-        sets = masquerade.nft_sets(self._wanted.port, peers)
+        sets = masquerade.nft_sets(self._wanted.port, peers, self._own)
         table = await nft.read(TABLE)
         if table and all(table.sets.get(name) == wanted for name, wanted in sets.items()):
             return False

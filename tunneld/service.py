@@ -319,6 +319,7 @@ class Service:
             return
         await parts.backend.underlay_changed(underlay)
         parts.underlay = underlay
+        parts.rules.moved(underlay.address)
         log.warning("external interface changed", extra=underlay_fields(underlay))
         lease = parts.keeper.held.lease
         if underlay.public_ip != lease.public_ip:

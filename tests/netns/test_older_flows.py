@@ -26,7 +26,7 @@ def flows(host: ClusterNode) -> int:
     def ask() -> int:
         with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_NETFILTER) as sock:
             found = list(conntrack._dump(sock, PORT))
-        return sum(conntrack._is_meant(flow, PORT, None) for flow in found)
+        return sum(conntrack._is_meant(flow, PORT, None, host.public_ip) for flow in found)
 
     return host.node.call(ask)
 
@@ -83,11 +83,15 @@ def test_other_flows_are_left_alone(cluster: Cluster) -> None:
         container.send(IPv4Address("10.168.0.66"), b"x")
         until(lambda: flows(two) == 2, "two flows")
 
-        def end(port: int, *destinations: str) -> int:
+        def end(port: int, *destinations: str, own: str = "10.168.0.3") -> int:
+            own_address = IPv4Address(own)
             peers = frozenset(map(IPv4Address, destinations))
-            return two.node.call(lambda: conntrack.end_masqueraded(port, peers or None))
+            return two.node.call(
+                lambda: conntrack.end_masqueraded(port, peers or None, own_address)
+            )
 
         assert end(PORT + 1) == 0
+        assert end(PORT, own=C2) == 0
         assert end(PORT, "10.168.0.67") == 0
         assert end(PORT, str(one.public_ip)) == 1
         assert flows(two) == 1

@@ -228,6 +228,9 @@ def test_underlay_address_is_followed(running_cluster: Cluster) -> None:
     wait_for_ping(one.container, two.container.address)
     wait_for_ping(two.container, one.container.address)
     assert repairs(one)["underlay_address"] == 1
+    own = ["nft", "list", "set", "ip", "tunneld", "own"]
+    until(lambda: "{ 10.168.0.22 }" in one.node.run(own).stdout, "the guard to know it")
+    assert "firewall_rules" not in repairs(one)
     until(lambda: fetch(one.daemon.run_dir)["state"] == "ready", "ready again")
 
 

@@ -8,7 +8,7 @@ from ipaddress import IPv4Address, IPv4Network
 import pytest
 
 from tunneld.link import masquerade
-from tunneld.link.masquerade import CLOSED, PEERS, Wanted
+from tunneld.link.masquerade import CLOSED, OWN, PEERS, Wanted
 from tunneld.link.xtables import Chain, _changes
 
 ALL = Wanted(
@@ -19,6 +19,7 @@ ALL = Wanted(
     forward=True,
 )
 PEER = IPv4Address("10.168.0.3")
+OURS = IPv4Address("10.168.0.2")
 
 # pkg/trafficmngr/iptables/iptables.go of flannel, masqRules: as `iptables -S` prints them.
 MASQUERADE = (
@@ -74,9 +75,14 @@ def test_each_part_is_there_only_where_it_is_wanted() -> None:
 
 
 def test_the_guard_is_closed_until_the_peers_are_known() -> None:
-    assert masquerade.nft_sets(8285, None) == {PEERS: frozenset(), CLOSED: {"8285"}}
-    assert masquerade.nft_sets(8285, frozenset({PEER})) == {PEERS: {"10.168.0.3"}, CLOSED: set()}
-    assert masquerade.nft_sets(8285, frozenset()) == {PEERS: set(), CLOSED: set()}
+    def sets(peers: frozenset[IPv4Address] | None) -> tuple[object, object]:
+        found = masquerade.nft_sets(8285, peers, OURS)
+        assert found[OWN] == {"10.168.0.2"}
+        return found[PEERS], found[CLOSED]
+
+    assert sets(None) == (set(), {"8285"})
+    assert sets(frozenset({PEER})) == ({"10.168.0.3"}, set())
+    assert sets(frozenset()) == (set(), set())
     guards = [masquerade.xtables_chains(ALL, peers)[-1] for peers in (None, frozenset({PEER}))]
     assert [guard.rules for guard in guards] == [("-j DROP",), ("-d 10.168.0.3/32 -j DROP",)]
     assert guards[0].jump == "-A FORWARD -p udp -m udp --dport 8285 -j TUNNELD-GUARD"

@@ -84,7 +84,7 @@ class Bed:
                 subnet_file=self.subnet_file,
                 choose_underlay=self._choose,
                 kernel_events=self._events,
-                rules=HostRules(self.rules, resync=5.0),
+                rules=HostRules(self.rules, resync=5.0, own=PUBLIC_IP),
             ),
             random.Random(1),
         )

@@ -27,7 +27,7 @@ _ERROR, _DONE = 2, 3
 _NESTED = 0x8000
 _ORIG, _STATUS, _ID, _ZONE, _FILTER = 1, 3, 12, 18, 25
 _TUPLE_IP, _TUPLE_PROTO = 1, 2
-_IP_DESTINATION = 2
+_IP_SOURCE, _IP_DESTINATION = 1, 2
 _PROTO_NUMBER, _PROTO_DESTINATION_PORT = 1, 3
 _FILTER_ORIG = 1
 _BY_PROTOCOL_AND_PORT = 1 << 3 | 1 << 5  # CTA_FILTER_FLAG of CTA_PROTO_NUM, CTA_PROTO_DST_PORT
@@ -35,7 +35,9 @@ _SRC_NAT = 1 << 4  # IPS_SRC_NAT
 _WAIT_S = 10.0
 
 
-def end_masqueraded(port: int, destinations: frozenset[IPv4Address] | None) -> int:
+def end_masqueraded(
+    port: int, destinations: frozenset[IPv4Address] | None, own: IPv4Address
+) -> int:
     """End every UDP flow whose source was translated and that goes to a port at certain addresses.
 
     Blocking.
@@ -43,6 +45,7 @@ def end_masqueraded(port: int, destinations: frozenset[IPv4Address] | None) -> i
     Args:
         port: of the destination.
         destinations: None: any.
+        own: source of the tunnel's flows, which are left alone.
 
     Returns:
         How many were ended.
@@ -55,7 +58,7 @@ def end_masqueraded(port: int, destinations: frozenset[IPv4Address] | None) -> i
     ) as sock:
         sock.settimeout(_WAIT_S)
         # First all, then away with them: a dump is not to change under its reader.
-        ours = [flow for flow in _dump(sock, port) if _is_meant(flow, port, destinations)]
+        ours = [flow for flow in _dump(sock, port) if _is_meant(flow, port, destinations, own)]
         return sum(_delete(sock, flow) for flow in ours)
 
 
@@ -72,7 +75,10 @@ def _dump(sock: socket.socket, port: int) -> Iterator[dict[int, bytes]]:
 
 
 def _is_meant(
-    flow: dict[int, bytes], port: int, destinations: frozenset[IPv4Address] | None
+    flow: dict[int, bytes],
+    port: int,
+    destinations: frozenset[IPv4Address] | None,
+    own: IPv4Address,
 ) -> bool:
     tuple_ = attributes(flow[_ORIG])
     protocol, addresses = attributes(tuple_[_TUPLE_PROTO]), attributes(tuple_[_TUPLE_IP])
@@ -81,6 +87,8 @@ def _is_meant(
     if protocol[_PROTO_DESTINATION_PORT] != port.to_bytes(2, "big"):
         return False
     if not int.from_bytes(flow[_STATUS], "big") & _SRC_NAT:
+        return False
+    if IPv4Address(addresses[_IP_SOURCE]) == own:
         return False
     return destinations is None or IPv4Address(addresses[_IP_DESTINATION]) in destinations
 

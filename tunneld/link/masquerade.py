@@ -24,6 +24,9 @@ PEERS = "peers"
 CLOSED = "closed"
 """Named set that holds the port as long as the peers are not known: then anybody may be one."""
 
+OWN = "own"
+"""Named set that holds the tunnel's own address."""
+
 FORGED = "drop_forged_outer"
 """Named counter of the guard."""
 
@@ -92,11 +95,16 @@ def nft_body(wanted: Wanted, *, accept: bool) -> str:
 def _nft_guard(port: int) -> str:
     # Behind source NAT (srcnat) a datagram of a container is known by its new source: one of ours
     # on a packet that was translated. Not by `iif`: what ipip and fou wrap (--dataplane kernel)
-    # keeps that of the packet within.
+    # keeps that of the packet within. The tunnel's own may be translated too, by an administrator
+    # who has it come from another address of this host: its flow begins or ends at ours.
+    by_others = f"ct status snat,dnat ct original ip saddr != @{OWN} ct reply ip saddr != @{OWN}"
     to_peer = f"udp dport {port} ip daddr @{PEERS}"
     return f"""counter {FORGED} {{
 }}
 set {PEERS} {{
+  type ipv4_addr
+}}
+set {OWN} {{
   type ipv4_addr
 }}
 set {CLOSED} {{
@@ -109,21 +117,25 @@ chain pretended {{
 }}
 chain masqueraded {{
   type filter hook postrouting priority srcnat + 10; policy accept;
-  ct status snat,dnat {to_peer} fib saddr type local counter name {FORGED} drop
-  ct status snat,dnat udp dport @{CLOSED} fib saddr type local counter name {FORGED} drop
+  {by_others} {to_peer} fib saddr type local counter name {FORGED} drop
+  {by_others} udp dport @{CLOSED} fib saddr type local counter name {FORGED} drop
 }}"""
 
 
-def nft_sets(port: int, peers: frozenset[IPv4Address] | None) -> dict[str, frozenset[str]]:
+def nft_sets(
+    port: int, peers: frozenset[IPv4Address] | None, own: IPv4Address
+) -> dict[str, frozenset[str]]:
     """Return the elements of the guard's sets.
 
     Args:
         port: of the udp backend.
         peers: their public IPs; None: not known yet.
+        own: the address that the tunnel's socket is bound to.
     """
+    ours = {OWN: frozenset({str(own)})}
     if peers is None:
-        return {PEERS: frozenset(), CLOSED: frozenset({str(port)})}
-    return {PEERS: frozenset(map(str, peers)), CLOSED: frozenset()}
+        return {PEERS: frozenset(), CLOSED: frozenset({str(port)}), **ours}
+    return {PEERS: frozenset(map(str, peers)), CLOSED: frozenset(), **ours}
 
 
 def _nft_masquerade(wanted: Wanted) -> str:
