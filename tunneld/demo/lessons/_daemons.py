@@ -84,6 +84,17 @@ def start(
             wait_until(lambda: reached(host) >= known, f"{host.name} to know its peers")  # noqa: B023
 
 
+def show_commands(story: Story, cluster: Cluster, args: Sequence[str]) -> None:
+    """Show how a lesson starts its daemons: in full the first time, then by what differs."""
+    before = [block for block in story.blocks if block.text.startswith("tunneld run ")]
+    if before:
+        story.command("node1, node2", shlex.join(["tunneld", "run", "...", *args]))
+        return
+    for host in cluster.nodes:
+        story.command(host.name, shlex.join(["tunneld", "run", *host.daemon.argv, *args]))
+    story.say("(Below, three dots stand for all of it but the last option.)")
+
+
 def change(story: Story, cluster: Cluster, kind: str) -> None:
     """Stop the daemons, clean up behind them, and start them with another type of backend."""
     for host in cluster.nodes:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from tunneld.demo import Lesson, measure
 from tunneld.demo.drawing import topology
+from tunneld.demo.lessons._daemons import show_commands
 from tunneld.demo.lessons._rungs import RUNGS, Result, Rung, bars, conclusions, with_ratios
 from tunneld.lab import Cluster, wait_for_ping
 
@@ -96,8 +97,7 @@ class Climb:
         story.step(rung.headline)
         story.say(rung.idea)
         args = ["--dataplane", rung.name]
-        text = f"tunneld run --store file:... --iface eth0 {' '.join(args)}"
-        story.command("node1, node2", text)
+        show_commands(story, self.cluster, args)
         with story.working("starting the daemons", 2):
             self.cluster.start_daemons(args)
             self._connected()

@@ -10,6 +10,7 @@ from tunneld.demo.lessons import _counting as counting
 from tunneld.demo.lessons import _crossings as crossings
 from tunneld.demo.lessons import _crossings_verdict as verdict
 from tunneld.demo.lessons._crossings import Way
+from tunneld.demo.lessons._daemons import show_commands
 from tunneld.lab import Cluster, tracing, trickle, wait_for_ping
 
 if TYPE_CHECKING:
@@ -160,9 +161,7 @@ class ThreeCrossings:
 
     def _daemons(self, rung: str) -> None:
         args = ["--dataplane", rung]
-        text = f"tunneld run --store file:... --iface eth0 {' '.join(args)}"
-        for host in self.cluster.nodes:
-            self.story.command(host.name, text)
+        show_commands(self.story, self.cluster, args)
         with self.story.working("starting the daemons", 2):
             self.cluster.start_daemons(args)
 
