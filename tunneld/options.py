@@ -58,6 +58,13 @@ def _text(value: str) -> str:
     return value
 
 
+def _utf8(value: str) -> str:
+    # gRPC sends text; bytes that are none arrive from the system as lone surrogates.
+    if any("\ud800" <= letter <= "\udfff" for letter in value):
+        raise ValueError("is not UTF-8: write it in the encoding that etcd takes")
+    return value
+
+
 def _bool(value: str) -> bool:
     # The spellings of Go's strconv.ParseBool, which read flannel's flags.
     if value in {"1", "t", "T", "true", "TRUE", "True"}:
@@ -162,9 +169,9 @@ OPTIONS: tuple[Option, ...] = (
     Option("etcd-keyfile", "", _text, "client key, PEM", "FILE"),
     Option("etcd-certfile", "", _text, "client certificate, PEM", "FILE"),
     Option("etcd-cafile", "", _text, "authority of the servers, PEM; else the system's", "FILE"),
-    Option("etcd-username", "", _text, "user name", "NAME"),
+    Option("etcd-username", "", _utf8, "user name", "NAME"),
     Option(
-        "etcd-password", "", _text, "password; better in the environment or in a file", "PASSWORD"
+        "etcd-password", "", _utf8, "password; better in the environment or in a file", "PASSWORD"
     ),
     Option("iface", "", _text, "external interface, name or address", "NAME", repeatable=True),
     Option("iface-regex", "", _regex, "the first match is external", "REGEX", repeatable=True),

@@ -123,6 +123,7 @@ def test_the_etcd_flags() -> None:
 @pytest.mark.parametrize(
     ("flags", "says"),
     [
+        ({"etcd-password": ["se\udcffcret"]}, r"^flag --etcd-password: is not UTF-8: write"),
         ({"etcd-username": ["me"]}, "flag --etcd-username: is of no use without etcd-password"),
         ({"etcd-password": ["secret"]}, "flag --etcd-password: .* without etcd-username"),
         ({"etcd-certfile": ["c"]}, "flag --etcd-certfile: .* without etcd-keyfile"),
