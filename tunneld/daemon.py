@@ -12,6 +12,7 @@ import random
 import signal
 import time
 from contextlib import AsyncExitStack, suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from pyroute2.netlink.exceptions import NetlinkError
@@ -197,9 +198,6 @@ class Daemon:
         keeper = LeaseKeeper(store, held, ttl=self._ttl, margin=config.renew_margin)
         subnet_map = SubnetMap(network.network, held.lease.subnet, held.lease.public_ip)
 
-        def remember() -> None:
-            cache.save(text, keeper.held.entry, keeper.expires_in, subnet_map.peers)
-
         return Parts(
             store=store,
             backend=backend,
@@ -211,7 +209,7 @@ class Daemon:
             choose_underlay=choose_underlay,
             kernel_events=rtnl.watch,
             rules=rules,
-            remember=remember if cache.useful else None,
+            remember=partial(cache.keep, text, keeper, subnet_map) if cache.useful else None,
             cached=Cached(last.peers, confirm, last.saved_at) if last else None,
         )
 

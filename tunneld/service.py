@@ -93,7 +93,7 @@ class Parts:
     choose_underlay: Callable[[], Awaitable[Underlay]]
     kernel_events: Callable[[], AsyncIterator[object]]
     rules: HostRules
-    remember: Callable[[], None] | None = None
+    remember: Callable[[], Awaitable[None]] | None = None
     cached: Cached | None = None
 
 
@@ -193,7 +193,7 @@ class Service:
             await asyncio.sleep(_REMEMBER_GAP_S)
             self._changed.clear()
             if self.parts.remember:
-                await asyncio.to_thread(self.parts.remember)
+                await self.parts.remember()
 
     async def _follow_store(self) -> None:
         if self.parts.cached and not self._confirmed.is_set():

@@ -7,6 +7,7 @@ because its subnet may be another node's by now.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import logging
@@ -15,12 +16,16 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tunneld.lease import Lease, format_attrs
 from tunneld.observe.log import fields
 from tunneld.store import Entry
 from tunneld.store.file_disk import UnreadableError, read_file, stage_file
+
+if TYPE_CHECKING:
+    from tunneld.lease_keeper import LeaseKeeper
+    from tunneld.subnet_map import SubnetMap
 
 log = logging.getLogger(__name__)
 
@@ -99,6 +104,20 @@ class StateCache:
         """Remove the state, because it is no longer true."""
         with contextlib.suppress(OSError):
             self._path.unlink()
+
+    async def keep(self, config: bytes, keeper: LeaseKeeper, subnet_map: SubnetMap) -> None:
+        """Write what is true now, without holding up the event loop.
+
+        Lease and peers are read here, in the loop that they belong to: a thread could see them half
+        changed, and put an old list of peers in the place of a newer one.
+
+        Args:
+            config: the network config document.
+            keeper: holds our key.
+            subnet_map: holds the peers.
+        """
+        entry, expires_in, peers = keeper.held.entry, keeper.expires_in, subnet_map.peers
+        await asyncio.to_thread(self.save, config, entry, expires_in, peers)
 
     def save(
         self, config: bytes, own: Entry, expires_in: float | None, peers: Iterable[Lease]

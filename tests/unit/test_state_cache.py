@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import math
+import threading
 import time
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -47,6 +50,26 @@ def test_what_was_saved_is_remembered(cache: StateCache) -> None:
     assert last.peers[0].value == format_attrs(lease(2).attrs)
     # Whose end is not known, as the store tells it; None would be a reservation.
     assert [peer.expires_in for peer in last.peers] == [math.inf, math.inf]
+
+
+async def test_the_peers_are_read_in_the_loop_that_changes_them(cache: StateCache) -> None:
+    readers = []
+
+    class Watched:
+        held = SimpleNamespace(entry=own())
+        expires_in = 100.0
+
+        @property
+        def peers(self) -> tuple[Lease, ...]:
+            readers.append(threading.get_ident())
+            return (lease(4),)
+
+    watched: Any = Watched()
+    await cache.keep(CONFIG, watched, watched)
+    assert readers == [threading.get_ident()]
+    last = cache.load()
+    assert last is not None
+    assert [peer.key for peer in last.peers] == ["100.96.4.0-24"]
 
 
 def test_what_is_forgotten_is_gone(cache: StateCache) -> None:
