@@ -41,8 +41,8 @@ enum { TNL_SOURCE_OFF = 0, TNL_SOURCE_PEER = 1, TNL_SOURCE_STRICT = 2 };
  * @features:     TNL_UDP_SEGMENT | ...
  * @max_segments: segments of one UDP_SEGMENT send (kernel limit, probed)
  * @icmp_rate:    ICMP errors per second and direction
- * @spin_us:      a thread that serves both directions looks for the answer of a lone packet this
- *                long before it sleeps, where answers come quickly; 0: never
+ * @spin_us:      a thread that serves both directions looks for the next packet this long before
+ *                it sleeps, where it may expect one soon (wait.h); 0: never
  */
 struct tnl_options {
 	int32_t tun_fd;

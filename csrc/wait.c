@@ -9,7 +9,25 @@
 #include "dataplane.h"
 
 /**
+ * wait_pause() - keep the CPU, but do little with it
+ * @ns: how long
+ */
+static void wait_pause(uint64_t ns)
+{
+	uint64_t until = monotonic_ns() + ns;
+
+	while (monotonic_ns() < until) {
+#if defined(__x86_64__) || defined(__i386__)
+		__builtin_ia32_pause();
+#elif defined(__aarch64__)
+		__asm__ volatile("yield");
+#endif
+	}
+}
+
+/**
  * wait_spin() - look for work again and again, for a moment
+ * @w:     of the calling thread; says how
  * @fds:   polled
  * @count: of @fds
  * @until: clock when it is over
@@ -17,13 +35,16 @@
  *
  * Return: as poll(): 0 when the moment is over
  */
-static int wait_spin(struct pollfd *fds, nfds_t count, uint64_t until, uint64_t *calls)
+static int wait_spin(const struct waiter *w, struct pollfd *fds, nfds_t count, uint64_t until,
+		     uint64_t *calls)
 {
 	int ready = poll(fds, count, 0);
 
 	++*calls;
 	while (ready == 0 && monotonic_ns() < until) {
-		/* Who sends the answer may need this very CPU. */
+		if (w->spin == WAIT_LOAD)
+			wait_pause(WAIT_LOAD_GAP_NS);
+		/* Who sends the next packet may need this very CPU. */
 		sched_yield();
 		ready = poll(fds, count, 0);
 		*calls += 2;
@@ -48,8 +69,8 @@ int wait_poll(struct waiter *w, struct pollfd *fds, nfds_t count, int timeout_ms
 
 	__atomic_store_n(&w->since_ns, from, __ATOMIC_RELAXED);
 	if (w->spin)
-		ready = wait_spin(fds, count, from + w->spin_ns, calls);
-	w->missed = w->spin && ready == 0;
+		ready = wait_spin(w, fds, count, from + w->spin_ns, calls);
+	w->missed = ready == 0 ? w->spin : WAIT_ASLEEP;
 	while (ready == 0) {
 		ready = poll(fds, count, timeout_ms);
 		++*calls;
@@ -72,20 +93,24 @@ int wait_poll(struct waiter *w, struct pollfd *fds, nfds_t count, int timeout_ms
  */
 void wait_learn(struct waiter *w, uint64_t out, uint64_t in)
 {
+	bool lone = out + in == 1, load = out + in >= WAIT_LOAD_PACKETS;
 	int direction = out ? TNL_OUTBOUND : TNL_INBOUND;
-	bool in_turn = w->before && w->before != direction;
+	bool in_turn = lone && w->before && w->before != direction;
 
-	w->spin = false;
-	if (out + in != 1) {
-		w->before = 0;
+	w->before = lone ? direction : 0;
+	w->spin = WAIT_ASLEEP;
+	if (!lone && !load)
 		return;
-	}
-	w->before = direction;
 	if (w->missed)
-		w->hold_off = WAIT_HOLD_OFF;
+		w->hold_off = w->missed == WAIT_LOAD ? WAIT_LOAD_HOLD_OFF : WAIT_HOLD_OFF;
 	else if (w->hold_off)
 		w->hold_off--;
-	w->spin = in_turn && w->waited_ns < WAIT_NEAR_SPINS * w->spin_ns && !w->hold_off;
+	if (w->hold_off || w->waited_ns >= WAIT_NEAR_SPINS * w->spin_ns)
+		return;
+	if (load)
+		w->spin = WAIT_LOAD;
+	else if (in_turn)
+		w->spin = WAIT_ANSWER;
 }
 
 /**

@@ -12,18 +12,19 @@
 #define SPIN_NS (100ull * 1000)
 #define OUT 1u
 #define IN 2u
+#define LOAD 4u
 
 /** struct step - what one wait brought
- * @packets: OUT, IN, both, or 0 for more than one of a direction
+ * @packets: OUT, IN, both, LOAD, or 0 for a little less than a load
  * @near:    the wait was short
- * @missed:  it began with a spin in vain
- * @spin:    wanted: the next wait begins with a spin
+ * @missed:  the spin in vain that it began with
+ * @spin:    wanted: how the next wait begins
  */
 struct step {
 	unsigned int packets;
 	bool near;
-	bool missed;
-	bool spin;
+	enum wait_spin missed;
+	enum wait_spin spin;
 };
 
 /** play() - let a waiter learn a row of waits */
@@ -37,8 +38,10 @@ static void play(const char *name, const struct step *steps, size_t count)
 
 		w.waited_ns = step->near ? SPIN_NS : 3 * SPIN_NS;
 		w.missed = step->missed;
-		if (step->packets == 0)
-			wait_learn(&w, 2, 0);
+		if (step->packets == LOAD)
+			wait_learn(&w, WAIT_LOAD_PACKETS / 2, WAIT_LOAD_PACKETS / 2);
+		else if (step->packets == 0)
+			wait_learn(&w, WAIT_LOAD_PACKETS - 1, 0);
 		else
 			wait_learn(&w, step->packets & OUT ? 1 : 0, step->packets & IN ? 1 : 0);
 		CHECK_EQ(w.spin, step->spin);
@@ -47,27 +50,37 @@ static void play(const char *name, const struct step *steps, size_t count)
 	}
 }
 
-/** test_learn() - only lone packets from either side in turn, soon after each other, are worth it
+/** test_learn() - lone packets from either side in turn are worth it, and many packets at once,
+ *  soon after each other
  */
 static void test_learn(void)
 {
 	static const struct step ping_pong[] = {
-		{OUT, true, false, false}, {IN, true, false, true},  {OUT, true, false, true},
-		{IN, false, false, false}, {OUT, true, false, true}, {IN, true, false, true},
+		{OUT, true, WAIT_ASLEEP, WAIT_ASLEEP}, {IN, true, WAIT_ASLEEP, WAIT_ANSWER},
+		{OUT, true, WAIT_ASLEEP, WAIT_ANSWER}, {IN, false, WAIT_ASLEEP, WAIT_ASLEEP},
+		{OUT, true, WAIT_ASLEEP, WAIT_ANSWER}, {IN, true, WAIT_ASLEEP, WAIT_ANSWER},
 	};
 	static const struct step stream[] = {
-		{OUT, true, false, false},
-		{OUT, true, false, false},
-		{OUT, true, false, false},
+		{OUT, true, WAIT_ASLEEP, WAIT_ASLEEP},
+		{OUT, true, WAIT_ASLEEP, WAIT_ASLEEP},
+		{OUT, true, WAIT_ASLEEP, WAIT_ASLEEP},
+	};
+	static const struct step few[] = {
+		{OUT, true, WAIT_ASLEEP, WAIT_ASLEEP}, {IN, true, WAIT_ASLEEP, WAIT_ANSWER},
+		{0, true, WAIT_ASLEEP, WAIT_ASLEEP},   {OUT, true, WAIT_ASLEEP, WAIT_ASLEEP},
+		{OUT | IN, true, WAIT_ASLEEP, 0},      {IN, true, WAIT_ASLEEP, WAIT_ASLEEP},
+		{OUT, true, WAIT_ASLEEP, WAIT_ANSWER},
 	};
 	static const struct step load[] = {
-		{OUT, true, false, false}, {IN, true, false, true},	   {0, true, false, false},
-		{OUT, true, false, false}, {OUT | IN, true, false, false}, {IN, true, false, false},
-		{OUT, true, false, true},
+		{LOAD, true, WAIT_ASLEEP, WAIT_LOAD},  {LOAD, false, WAIT_ASLEEP, WAIT_ASLEEP},
+		{LOAD, true, WAIT_ASLEEP, WAIT_LOAD},  {0, true, WAIT_ASLEEP, WAIT_ASLEEP},
+		{OUT, true, WAIT_ASLEEP, WAIT_ASLEEP}, {LOAD, true, WAIT_ASLEEP, WAIT_LOAD},
+		{IN, true, WAIT_ASLEEP, WAIT_ASLEEP},  {OUT, true, WAIT_ASLEEP, WAIT_ANSWER},
 	};
 
 	play("ping-pong", ping_pong, sizeof(ping_pong) / sizeof(ping_pong[0]));
 	play("stream", stream, sizeof(stream) / sizeof(stream[0]));
+	play("few", few, sizeof(few) / sizeof(few[0]));
 	play("load", load, sizeof(load) / sizeof(load[0]));
 }
 
@@ -75,20 +88,28 @@ static void test_learn(void)
 static void test_hold_off(void)
 {
 	struct waiter w = {.spin_ns = SPIN_NS};
-	uint32_t packets = 0;
+	uint32_t turns = 0;
 
 	wait_learn(&w, 1, 0);
 	wait_learn(&w, 0, 1);
-	CHECK(w.spin);
-	w.missed = true;
+	CHECK_EQ(w.spin, WAIT_ANSWER);
+	w.missed = WAIT_ANSWER;
 	wait_learn(&w, 1, 0);
-	CHECK(!w.spin);
-	w.missed = false;
-	while (!w.spin && packets < 10 * WAIT_HOLD_OFF) {
-		packets++;
-		wait_learn(&w, packets % 2 ? 0 : 1, packets % 2);
+	CHECK_EQ(w.spin, WAIT_ASLEEP);
+	w.missed = WAIT_ASLEEP;
+	while (!w.spin && turns < 10 * WAIT_HOLD_OFF) {
+		turns++;
+		wait_learn(&w, turns % 2 ? 0 : 1, turns % 2);
 	}
-	CHECK_EQ(packets, WAIT_HOLD_OFF);
+	CHECK_EQ(turns, WAIT_HOLD_OFF);
+	w.missed = WAIT_LOAD;
+	wait_learn(&w, WAIT_LOAD_PACKETS, 0);
+	CHECK_EQ(w.spin, WAIT_ASLEEP);
+	w.missed = WAIT_ASLEEP;
+	for (turns = 0; !w.spin && turns < 10 * WAIT_HOLD_OFF; turns++)
+		wait_learn(&w, 0, WAIT_LOAD_PACKETS);
+	CHECK_EQ(turns, WAIT_LOAD_HOLD_OFF);
+	CHECK_EQ(w.spin, WAIT_LOAD);
 }
 
 /** test_none() - without a spin allowed there is none */
@@ -98,6 +119,8 @@ static void test_none(void)
 
 	for (int i = 0; i < 10; i++) {
 		wait_learn(&w, i % 2 ? 1 : 0, i % 2 ? 0 : 1);
+		CHECK(!w.spin);
+		wait_learn(&w, WAIT_LOAD_PACKETS, 0);
 		CHECK(!w.spin);
 	}
 }
@@ -110,29 +133,34 @@ static void test_poll(void)
 	struct waiter w = {.spin_ns = SPIN_NS};
 	uint64_t calls = 0, value, began;
 
-	for (int spin = 0; spin < 2; spin++) {
+	for (enum wait_spin spin = WAIT_ASLEEP; spin <= WAIT_LOAD; spin++) {
 		w.spin = spin;
 		calls = 0;
 		CHECK_EQ(wait_poll(&w, &fds, 1, -1, &calls), 1);
 		CHECK_EQ(calls, 1);
-		CHECK(!w.missed);
+		CHECK_EQ(w.missed, WAIT_ASLEEP);
 		CHECK_EQ(w.since_ns, 0);
 	}
 	CHECK_EQ(read(fd, &value, sizeof(value)), sizeof(value));
-	w.spin = false;
+	w.spin = WAIT_ASLEEP;
 	calls = 0;
 	CHECK_EQ(wait_poll(&w, &fds, 1, 1, &calls), 0);
 	CHECK_EQ(calls, 1);
-	CHECK(!w.missed);
-	w.spin = true;
-	calls = 0;
-	began = w.slept_ns;
-	CHECK_EQ(wait_poll(&w, &fds, 1, 1, &calls), 0);
-	CHECK(w.missed);
-	CHECK(calls > 2);
-	CHECK(w.waited_ns >= SPIN_NS);
-	CHECK_EQ(w.slept_ns, began + w.waited_ns);
-	CHECK_EQ(wait_slept_ns(&w, monotonic_ns()), w.slept_ns);
+	CHECK_EQ(w.missed, WAIT_ASLEEP);
+	for (enum wait_spin spin = WAIT_ANSWER; spin <= WAIT_LOAD; spin++) {
+		w.spin = spin;
+		calls = 0;
+		began = w.slept_ns;
+		CHECK_EQ(wait_poll(&w, &fds, 1, 1, &calls), 0);
+		CHECK_EQ(w.missed, spin);
+		CHECK(calls > 2);
+		/* The first look, two calls for each further one, and the sleep at the end. */
+		if (spin == WAIT_LOAD)
+			CHECK(calls <= 2 + 2 * (SPIN_NS / WAIT_LOAD_GAP_NS + 1));
+		CHECK(w.waited_ns >= SPIN_NS);
+		CHECK_EQ(w.slept_ns, began + w.waited_ns);
+		CHECK_EQ(wait_slept_ns(&w, monotonic_ns()), w.slept_ns);
+	}
 	w.since_ns = 100;
 	CHECK_EQ(wait_slept_ns(&w, 150), w.slept_ns + 50);
 	close(fd);

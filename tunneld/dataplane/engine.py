@@ -151,8 +151,8 @@ class Engine:
         threads: "1", "2", or "auto": one when idle or for latency, two under load.
         uso: the TUN accepts UDP superpackets (TUN_F_USO4); rung offload only.
         max_segments: packets per UDP_SEGMENT message that the kernel takes; rungs gso and offload.
-        spin_us: how long a thread that serves both directions looks for the answer of a lone packet
-            before it sleeps, where answers come quickly; 0 is never.
+        spin_us: how long a thread that serves both directions looks for the next packet before it
+            sleeps, where it may expect one soon (csrc/wait.h); 0 is never.
 
     Raises:
         OSError: the C core refused (EINVAL, ENOMEM).

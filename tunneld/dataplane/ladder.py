@@ -24,7 +24,7 @@ KERNEL = "kernel"
 """The top rung, which no dataplane of ours runs: `backend/udp_kernel.py` has the kernel do it."""
 
 SPIN_US = 100
-"""Longer than a quick answer takes, shorter than anybody notices on an idle machine."""
+"""Longer than a quick answer, or the gaps of a load, take; shorter than anybody notices."""
 
 CORES_FOR_TWO = 3
 """Cores that a queue needs to itself before a second thread may pay: with two, the other is busy
