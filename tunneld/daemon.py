@@ -31,8 +31,9 @@ from tunneld.observe.document import Draft, build
 from tunneld.observe.log import fields
 from tunneld.observe.notify import notify, status
 from tunneld.observe.report import Reporter
+from tunneld.parts import Cached, Parts
 from tunneld.run_dir import RunDirLock
-from tunneld.service import Cached, Parts, Service, underlay_fields
+from tunneld.service import Service, underlay_fields
 from tunneld.state_cache import StateCache
 from tunneld.store import NoNetworkConfigError, StoreUnavailableError
 from tunneld.store.registry import open_store

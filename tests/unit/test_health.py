@@ -13,7 +13,7 @@ import pytest
 
 from tunneld.lease import Lease, LeaseAttrs
 from tunneld.observe.health import Health, assess
-from tunneld.service import Cached
+from tunneld.parts import Cached
 from tunneld.store import StoreHealth
 
 OWN = Lease(IPv4Network("100.96.1.0/24"), LeaseAttrs(IPv4Address("10.168.0.2")))

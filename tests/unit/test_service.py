@@ -21,7 +21,8 @@ from tunneld.lease import Lease, LeaseAttrs, format_attrs
 from tunneld.lease_keeper import LeaseKeeper
 from tunneld.link.masquerade import Wanted
 from tunneld.link.underlay import Underlay
-from tunneld.service import Parts, Service
+from tunneld.parts import Parts
+from tunneld.service import Service
 from tunneld.store import StoreEvent
 from tunneld.subnet_map import SubnetMap
 

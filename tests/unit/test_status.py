@@ -28,7 +28,7 @@ from tunneld.observe import batches
 from tunneld.observe.document import Draft, build
 from tunneld.observe.health import Health
 from tunneld.observe.status import fetch, ratios, render
-from tunneld.service import Parts
+from tunneld.parts import Parts
 from tunneld.store import Entry, StoreHealth
 from tunneld.subnet_map import SubnetMap
 

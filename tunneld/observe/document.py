@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from tunneld.lease import Lease
     from tunneld.lease_keeper import LeaseKeeper
     from tunneld.observe.health import Health
-    from tunneld.service import Parts
+    from tunneld.parts import Parts
     from tunneld.store import Store
 
 
